@@ -1,0 +1,180 @@
+"""Engine start and the border between torch tensors and Warp arrays.
+
+Engines start at first use, silently. Two rules hold everywhere: Warp sees only detached, contiguous
+tensors (so torch keeps sole ownership of `.grad`), and adjoint buffers belong to the solver.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+import torch
+
+__all__ = ["CPU_THREADS", "Workers", "Command", "as_array", "real_type", "warp", "taichi"]
+
+log = logging.getLogger(__name__)
+
+CPU_THREADS = min(os.cpu_count() or 1, 8)
+"""Threads used when a configuration leaves the number open."""
+
+
+@functools.lru_cache(maxsize=1)
+def warp() -> ModuleType:
+    """The Warp module, initialised quietly once per process."""
+    import warp as wp
+
+    wp.config.quiet = True
+    # Stencil loops are faster rolled, and unrolled ones take twice as long to compile.
+    wp.config.max_unroll = 0
+    with _silence_missing_driver():
+        wp.init()
+    return wp
+
+
+@functools.lru_cache(maxsize=1)
+def taichi(device: str = "cpu") -> ModuleType:
+    """The Taichi module, initialised quietly once per process.
+
+    Raises:
+        ImportError: naming the extra to install.
+    """
+    os.environ.setdefault("TI_ENABLE_TORCH", "1")
+    os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
+    try:
+        ti = importlib.import_module("taichi")
+    except ImportError as error:
+        raise ImportError(
+            'engine="taichi" needs Taichi (Python ≤ 3.12); got no module "taichi". '
+            'Run pip install "rheograd[taichi]".'
+        ) from error
+    arch = ti.cpu if device == "cpu" else ti.gpu
+    ti.init(arch=arch, log_level=ti.ERROR, offline_cache=True, cpu_max_num_threads=CPU_THREADS)
+    return ti
+
+
+class _silence_missing_driver:
+    """Warp warns on the standard error stream that no CUDA driver exists; on a CPU that is normal."""
+
+    def __enter__(self) -> None:
+        self._saved = None
+        if os.path.exists("/dev/nvidiactl"):
+            return
+        try:
+            self._saved = os.dup(2)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 2)
+            os.close(null)
+        except OSError:
+            self._saved = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._saved is not None:
+            os.dup2(self._saved, 2)
+            os.close(self._saved)
+
+
+def real_type(dtype: torch.dtype) -> Any:
+    """Warp scalar type of a torch dtype (float32 or float64)."""
+    wp = warp()
+    types = {torch.float32: wp.float32, torch.float64: wp.float64}
+    if dtype not in types:
+        raise TypeError(
+            f"real_type: dtype float32 or float64; got {dtype}. Convert the state with state.to()."
+        )
+    return types[dtype]
+
+
+def as_array(tensor: torch.Tensor, dtype: Any, ndim: int = 1) -> Any:
+    """Warp view of a contiguous tensor whose trailing axes form one `dtype` item."""
+    wp = warp()
+    scalar = tensor.element_size()
+    item = wp.types.type_size_in_bytes(dtype) // scalar
+    count = tensor.numel() // item
+    shape: tuple[int, ...] = (count,) if ndim == 1 else (tensor.shape[0], count // tensor.shape[0])
+    device = "cpu" if tensor.device.type == "cpu" else wp.device_from_torch(tensor.device)
+    array = wp.array(ptr=tensor.data_ptr(), dtype=dtype, shape=shape, device=device, copy=False)
+    array._tensor = tensor  # keeps the storage alive as long as the view
+    return array
+
+
+class Command:
+    """A recorded kernel launch whose array arguments may be exchanged between launches.
+
+    Recording once and exchanging pointers costs a fifth of a fresh launch, which decides the speed of
+    scenes with few particles.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        dim: int,
+        args: Sequence[Any],
+        *,
+        adjoint_args: Sequence[Any] | None = None,
+        device: Any = "cpu",
+    ) -> None:
+        wp = warp()
+        self._dim = dim
+        self._args = list(args)
+        self._adjoint_args = None if adjoint_args is None else list(adjoint_args)
+        self._launch = wp.launch(
+            kernel,
+            dim=dim,
+            inputs=self._args,
+            adj_inputs=self._adjoint_args,
+            device=device,
+            adjoint=adjoint_args is not None,
+            record_cmd=True,
+        )
+
+    def __call__(self, args: Sequence[Any], adjoint_args: Sequence[Any] = (), dim: int = -1) -> None:
+        launch = self._launch
+        if dim >= 0 and dim != self._dim:
+            launch.set_dim(dim)
+            self._dim = dim
+        for index, value in enumerate(args):
+            if value is not self._args[index]:
+                launch.set_param_at_index(index, value)
+                self._args[index] = value
+        if self._adjoint_args is not None:
+            for index, value in enumerate(adjoint_args):
+                if value is not self._adjoint_args[index]:
+                    launch.set_param_at_index(index, value, adjoint=True)
+                    self._adjoint_args[index] = value
+        if self._dim > 0:
+            launch.launch()
+
+
+class Workers:
+    """Runs one callable per shard, the first on the calling thread; returns when all are done."""
+
+    _pool: ThreadPoolExecutor | None = None
+    _lock = threading.Lock()
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def run(self, task: Callable[[int], None]) -> None:
+        if self.count == 1:
+            task(0)
+            return
+        with Workers._lock:
+            if Workers._pool is None:
+                Workers._pool = ThreadPoolExecutor(
+                    max_workers=max(CPU_THREADS, 16), thread_name_prefix="rheograd"
+                )
+        futures = [Workers._pool.submit(task, shard) for shard in range(1, self.count)]
+        try:
+            task(0)
+        finally:
+            # Also after an interrupt: scratch must not be written behind the caller's back.
+            for future in futures:
+                future.result()

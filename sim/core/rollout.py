@@ -1,0 +1,195 @@
+"""Rollouts: many steps as one differentiable torch expression, with bounded memory.
+
+Checkpointing re-runs parts of the forward pass during the backward pass. With T steps,
+
+    "none"      stores every step;                 T stored states, no step is run twice
+    "uniform"   segments of √T steps;             2√T stored states, every step is run twice
+    "revolve"   binomial schedule, s snapshots;   s + 1 stored states, ≤ r + 1 runs of a step,
+                where r is the least number with C(s + r, s) ≥ T
+
+Gradients are the same numbers for all three: the recomputation is deterministic.
+
+Source: Chen et al. 2016 (uniform segments); Griewank & Walther 2000, Alg. 799 (Revolve).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+from .state import State
+
+__all__ = ["Checkpoint", "Rollout", "binomial_split", "rollout"]
+
+Checkpoint = Literal["none", "uniform", "revolve"]
+S = TypeVar("S", bound=State)
+
+
+@dataclasses.dataclass
+class Rollout(Generic[S]):
+    """States of a trajectory."""
+
+    states: list[S]
+    """Saved states: the initial one, every `save_every`-th, and the last."""
+    steps: list[int]
+    """Step number of each saved state."""
+
+    @property
+    def final(self) -> S:
+        return self.states[-1]
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __iter__(self) -> Iterator[S]:
+        return iter(self.states)
+
+    def stack(self, name: str) -> Tensor:
+        """One field over time, shape (B, T, ...)."""
+        return torch.stack([getattr(state, name) for state in self.states], dim=1)
+
+
+def rollout(
+    solver: Any,
+    state: S,
+    controls: Sequence[Any] | Callable[[int, S], Any] | int,
+    params: Any = None,
+    *,
+    checkpoint: Checkpoint = "none",
+    save_every: int = 1,
+    snapshots: int | None = None,
+    on_step: Callable[[int, S], None] | None = None,
+) -> Rollout[S]:
+    """Advance `state` through all controls, `x_{t+1} = step(x_t, u_t, θ)`.
+
+    Args:
+        solver: Anything with `step(state, control, params)`.
+        state: Initial state, tensors `(B, ...)`.
+        controls: One control per step; or a policy `(t, state) -> control` together with its number
+            of steps as `(policy, T)`; or a number of steps without control.
+        params: Solver parameters, handed to `solver.prepare` once when the solver has it.
+        checkpoint: Memory policy of the backward pass; it has no effect without gradients.
+        save_every: Keep every k-th state. Saved states are stored in any policy, so long rollouts
+            that need only the end should pass a large number.
+        snapshots: Snapshots of "revolve" [states]; default ⌈log2 T⌉ + 1.
+        on_step: Called with (t, state) after each step of the forward pass, for progress and storage.
+
+    Returns:
+        The saved states. Differentiable in the initial state, every control, every parameter, and
+        anything that a policy or a law closes over.
+
+    Raises:
+        ValueError: unknown policy, `save_every < 1`.
+        StateError, StabilityError: from the solver.
+    """
+    policy, count = _controls(controls)
+    if checkpoint not in ("none", "uniform", "revolve"):
+        raise ValueError(
+            f'rollout: checkpoint "none", "uniform" or "revolve"; got {checkpoint!r}. Choose one.'
+        )
+    if save_every < 1:
+        raise ValueError(f"rollout: save_every ≥ 1; got {save_every}. Pass 1 to keep every step.")
+    prepared = solver.prepare(params, state) if hasattr(solver, "prepare") else params
+    saved: dict[int, S] = {0: state}
+    furthest = 0
+
+    def run(state: S, start: int, stop: int) -> S:
+        nonlocal furthest
+        for t in range(start, stop):
+            state = solver.step(state, policy(t, state), prepared)
+            if t >= furthest:  # a recomputation must not report twice
+                furthest = t + 1
+                if on_step is not None:
+                    on_step(t, state)
+        return state
+
+    # A saved state has to be the output of a checkpointed segment, so segments end there.
+    stops = [t for t in range(save_every, count, save_every)] + ([count] if count else [])
+    grad = torch.is_grad_enabled() and checkpoint != "none"
+    segment = max(1, math.isqrt(count))
+    position = 0
+    for stop in stops:
+        while position < stop:
+            if not grad:
+                state = run(state, position, stop)
+                position = stop
+            elif checkpoint == "uniform":
+                end = min(stop, position + segment)
+                state = _segment(run, state, position, end)
+                position = end
+            else:
+                free = snapshots or max(1, math.ceil(math.log2(max(2, count))) + 1)
+                state = _revolve(run, state, position, stop, free)
+                position = stop
+        saved[stop] = state
+    return Rollout(states=list(saved.values()), steps=list(saved))
+
+
+def _controls(controls: Any) -> tuple[Callable[[int, Any], Any], int]:
+    if isinstance(controls, int):
+        return (lambda t, state: None), controls
+    if isinstance(controls, tuple) and len(controls) == 2 and callable(controls[0]):
+        return controls[0], int(controls[1])
+    if callable(controls):
+        raise TypeError(
+            "rollout: a policy needs its number of steps; got a callable alone. "
+            "Pass controls=(policy, T)."
+        )
+    return (lambda t, state: controls[t]), len(controls)
+
+
+def _segment(run: Callable[..., S], state: S, start: int, stop: int) -> S:
+    """One segment that stores its first state only."""
+    names = list(state.tensors())
+    template = state
+    extra: dict[str, Any] = {}
+
+    def body(*tensors: Tensor) -> tuple[Tensor, ...]:
+        out = run(template.replace(**dict(zip(names, tensors, strict=True))), start, stop)
+        extra["state"] = out
+        return tuple(out.tensors().values())
+
+    outputs = torch_checkpoint(
+        body, *state.tensors().values(), use_reentrant=False, preserve_rng_state=True
+    )
+    result = extra.pop("state")
+    return result.replace(**dict(zip(names, outputs, strict=True)))
+
+
+def _revolve(run: Callable[..., S], state: S, start: int, stop: int, free: int) -> S:
+    """Binomial checkpointing by recursion: the right part runs with one snapshot fewer."""
+    while stop - start > 1:
+        if free <= 1:
+            # Without snapshots left, every step recomputes from the start of its segment.
+            middle = stop - 1
+        else:
+            middle = start + binomial_split(stop - start, free)
+
+        def left(inner: S, first: int, last: int, free: int = free) -> S:
+            return _revolve(run, inner, first, last, free)
+
+        state = _segment(left, state, start, middle)
+        start, free = middle, max(1, free - 1)
+    return run(state, start, stop)
+
+
+def binomial_split(count: int, snapshots: int) -> int:
+    """Number of steps to advance before the next snapshot.
+
+    Any split that leaves at most C(s + r − 1, s) steps on the left and C(s + r − 1, s − 1) on the right
+    keeps the repetition number at r, the least number with C(s + r, s) ≥ count.
+
+    Source: Griewank & Walther 2000, Eq. 3.
+    """
+    repeats = 0
+    while math.comb(snapshots + repeats, snapshots) < count:
+        repeats += 1
+    left_limit = math.comb(snapshots + repeats - 1, snapshots)
+    right_limit = math.comb(snapshots + repeats - 1, snapshots - 1)
+    return min(max(1, count - right_limit), max(1, left_limit), count - 1)

@@ -1,0 +1,84 @@
+"""State and Solver: what every simulator shares.
+
+A `State` is plain data: a dataclass of torch tensors whose first axis is the scene B. A `Solver` turns
+one state into the next and keeps nothing between calls but scratch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Params", "Solver", "State"]
+
+S = TypeVar("S", bound="State")
+Params = Mapping[str, Mapping[str, Any]]
+"""`{group name: {parameter name: value}}`; values are numbers or tensors broadcastable to (B, n)."""
+
+
+@dataclasses.dataclass
+class State:
+    """Base of all states: named tensors `(B, ...)` plus plain counters.
+
+    Only fields that hold tensors take part in `map`, `clone`, `detach`, `to` and indexing; all others
+    are carried along unchanged.
+    """
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensor fields by name, in field order."""
+        values = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return {name: value for name, value in values if isinstance(value, Tensor)}
+
+    def replace(self: S, **changes: Any) -> S:
+        """Copy with some fields exchanged."""
+        return dataclasses.replace(self, **changes)
+
+    def map(self: S, function: Callable[[Tensor], Tensor]) -> S:
+        """Copy with `function` applied to every tensor."""
+        return self.replace(**{name: function(t) for name, t in self.tensors().items()})
+
+    def clone(self: S) -> S:
+        return self.map(torch.clone)
+
+    def detach(self: S) -> S:
+        return self.map(torch.detach)
+
+    def to(self: S, *args: Any, **kwargs: Any) -> S:
+        """Copy on another device or in another precision, as `Tensor.to`."""
+        return self.map(lambda t: t.to(*args, **kwargs))
+
+    def __getitem__(self: S, scenes: slice | Sequence[int] | Tensor | int) -> S:
+        """Some of the scenes; the batch axis stays."""
+        if isinstance(scenes, int):
+            scenes = slice(scenes, scenes + 1 or None)
+        return self.map(lambda t: t[scenes])
+
+    @property
+    def batch_size(self) -> int:
+        return next(iter(self.tensors().values())).shape[0]
+
+    @classmethod
+    def cat(cls: type[S], states: Sequence[S]) -> S:
+        """Join states along the batch axis."""
+        first = states[0]
+        joined = {
+            name: torch.cat([getattr(state, name) for state in states])
+            for name in first.tensors()
+        }
+        return first.replace(**joined)
+
+
+class Solver(Protocol):
+    """A differentiable time stepper.
+
+    `prepare` turns user parameters into whatever the solver needs once per rollout; `step` accepts
+    either form. `step` is functional: no argument is modified.
+    """
+
+    def prepare(self, params: Any, state: Any) -> Any: ...
+
+    def step(self, state: Any, control: Any = None, params: Any = None) -> Any: ...
