@@ -83,7 +83,8 @@ def describe(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         if value.numel() == 1:
             return f"{value.item():.6g}"
-        return f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} {value.device}"
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"tensor {tuple(value.shape)} {dtype} {value.device}"
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, str):
