@@ -35,6 +35,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Preparing $(VENV), once; some minutes."
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	@mkdir -p $(TYPED) && ln -sfn "$(CURDIR)" $(TYPED)/rheograd
 	@touch $@
