@@ -12,8 +12,8 @@ with the influence a of the signed distance d [m] to the collider
 Soft contact acts before touch, so a gradient exists before touch. FluidLab's min(exp(−s d), 1) is
 cut at 0.1, which makes the response jump; the window here has the value 1 and slope −s of exp(−s d)
 at the surface, stays within 0.08 of it, and ends at d = 4/s with three continuous derivatives. What
-is left are kinks (at d = 0, v_n = 0 and the edge of the friction cone), where a one-sided derivative
-is taken.
+is left are kinks (at d = 0, v_n = 0 and the edge of the friction cone), where the derivative is
+one-sided.
 
 Contact modes: "separate" removes approach only; "slip" removes all normal motion (no lift-off);
 "sticky" carries the material along.
@@ -100,14 +100,8 @@ class Collider:
             value = float(getattr(self, name))
             object.__setattr__(self, name, value)
             if not 0 <= value < math.inf:
-                raise InputError(
-                    message(
-                        where,
-                        f"{name} >= 0 [{unit}] and finite",
-                        value,
-                        'For full adhesion use contact="sticky"',
-                    )
-                )
+                fix = 'For full adhesion use contact="sticky"'
+                raise InputError(message(where, f"{name} >= 0 [{unit}] and finite", value, fix))
         if self.contact not in CONTACT_MODES:
             raise InputError(
                 message(where, f"contact in {CONTACT_MODES}", self.contact, "Choose one of them")
@@ -291,14 +285,7 @@ def collide(
     _check("collide", x, colliders, pose, twist)
     dim = x.shape[-1]
     if v.ndim != 3 or v.shape[-1] != dim or v.shape[1] != x.shape[-2]:
-        raise InputError(
-            message(
-                "collide",
-                f"v of shape (B, {x.shape[-2]}, {dim}) [m/s]",
-                f"{tuple(v.shape)}",
-                "Give one velocity per point and scene",
-            )
-        )
+        raise _shape_error("collide", f"v of shape (B, {x.shape[-2]}, {dim}) [m/s]", v)
     friction = _per_collider(friction, [c.friction for c in colliders], v, "friction")
     softness = _per_collider(softness, [c.softness for c in colliders], v, "softness")
     points, velocity = embed(x), embed(v)
@@ -364,15 +351,9 @@ def _per_collider(value: Tensor | None, own: list[float], like: Tensor, name: st
     """Coefficients as a tensor (..., K) that broadcasts over scenes."""
     if value is None:
         return like.new_tensor(own)
-    if value.shape[-1:] != (len(own),) or value.ndim > 2:
-        raise InputError(
-            message(
-                "collide",
-                f"{name} of shape ({len(own)},) or (B, {len(own)})",
-                f"{tuple(value.shape)}",
-                "Give one value per collider",
-            )
-        )
+    count = len(own)
+    if value.shape[-1:] != (count,) or value.ndim > 2:
+        raise _shape_error("collide", f"{name} of shape ({count},) or (B, {count})", value)
     return value
 
 
@@ -385,25 +366,17 @@ def _check(
 ) -> None:
     """Raise on shapes that do not fit."""
     if x.ndim not in (2, 3) or x.shape[-1] not in (2, 3):
-        raise InputError(
-            message(
-                where,
-                "points of shape (M, D) or (B, M, D) [m], D = 2 or 3",
-                f"{tuple(x.shape)}",
-                "Give world coordinates",
-            )
-        )
-    wanted = {"pose": (pose, 7), "twist": (twist, 6)}
-    for name, (tensor, width) in wanted.items():
-        if tensor is not None and (tensor.ndim != 3 or tensor.shape[1:] != (len(colliders), width)):
-            raise InputError(
-                message(
-                    where,
-                    f"{name} of shape (B, {len(colliders)}, {width})",
-                    f"{tuple(tensor.shape)}",
-                    "poses_of(colliders, batch) gives the initial poses",
-                )
-            )
+        raise _shape_error(where, "points of shape (M, D) or (B, M, D) [m], D = 2 or 3", x)
+    count = len(colliders)
+    for name, tensor, width in (("pose", pose, 7), ("twist", twist, 6)):
+        if tensor is not None and (tensor.ndim != 3 or tensor.shape[1:] != (count, width)):
+            raise _shape_error(where, f"{name} of shape (B, {count}, {width})", tensor)
+
+
+def _shape_error(where: str, expected: str, got: Tensor) -> InputError:
+    """The error for a tensor of the wrong shape."""
+    fix = "poses_of(colliders, batch) gives initial poses; twists are zeros for a resting collider"
+    return InputError(message(where, expected, f"shape {tuple(got.shape)}", fix))
 
 
 def _numbers(
@@ -412,12 +385,7 @@ def _numbers(
     """A tuple of finite floats, or an error."""
     numbers = tuple(float(v) for v in value)
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise InputError(
-            message(
-                where,
-                f"{name} of {count} finite numbers [{unit}]",
-                f"{numbers}",
-                "In a 2-D scene the position is (x, 0, z)",
-            )
-        )
+        expected = f"{name} of {count} finite numbers [{unit}]"
+        fix = "In a 2-D scene the position is (x, 0, z)"
+        raise InputError(message(where, expected, f"{numbers}", fix))
     return numbers
