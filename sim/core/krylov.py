@@ -1,0 +1,147 @@
+"""Krylov iterations on rows (B, n); each system of the batch stops by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, message
+
+MatVec = Callable[[Tensor], Tensor]
+
+
+def cg(
+    matvec: MatVec,
+    b: Tensor,
+    x: Tensor,
+    tol: float,
+    max_iterations: int,
+    preconditioner: MatVec | None,
+) -> tuple[Tensor, Tensor]:
+    """Conjugate gradients; flexible β when a preconditioner is given. Returns x and iterations."""
+    target = tol * b.norm(dim=1)
+    r = b - matvec(x)
+    z = r if preconditioner is None else preconditioner(r)
+    p, rz = z, (r * z).sum(1)
+    iterations = torch.zeros(len(b), dtype=torch.long, device=b.device)
+    for _ in range(max_iterations):
+        active = r.norm(dim=1) > target
+        if not bool(active.any()):
+            break
+        q = matvec(p)
+        curvature = (p * q).sum(1)
+        if bool((active & (curvature <= 0)).any()):
+            worst = float(torch.where(active, curvature, torch.inf).min())
+            fix = "Use GMRES() or DenseDirect(), and declare structure='symmetric' or 'general'"
+            got = f"⟨p, A p⟩ = {worst:.3e}"
+            raise InputError(message("CG.solve", "A positive definite", got, fix))
+        alpha = torch.where(active, rz / torch.where(active, curvature, 1.0), 0.0)
+        x = x + alpha[:, None] * p
+        r_new = r - alpha[:, None] * q
+        z = r_new if preconditioner is None else preconditioner(r_new)
+        rz_new = (r_new * z).sum(1)
+        change = rz_new if preconditioner is None else rz_new - (r * z).sum(1)
+        beta = torch.where(active, change / torch.where(active, rz, 1.0), 0.0)
+        p = z + beta[:, None] * p
+        r, rz = r_new, rz_new
+        iterations += active
+    return x, iterations
+
+
+def gmres(
+    matvec: MatVec,
+    b: Tensor,
+    x: Tensor,
+    tol: float,
+    max_iterations: int,
+    preconditioner: MatVec | None,
+    restart: int,
+) -> tuple[Tensor, Tensor]:
+    """Restarted flexible GMRES. Returns x and iterations."""
+    target = tol * b.norm(dim=1)
+    iterations = torch.zeros(len(b), dtype=torch.long, device=b.device)
+    done = 0
+    while done < max_iterations:
+        r = b - matvec(x)
+        active = r.norm(dim=1) > target
+        if not bool(active.any()):
+            break
+        before = x
+        x, used = _cycle(matvec, r, x, target, min(restart, max_iterations - done), preconditioner)
+        done += int(used.max())
+        iterations += used
+        if torch.equal(before, x):
+            break
+    return x, iterations
+
+
+def _cycle(matvec, r, x, target, m, preconditioner) -> tuple[Tensor, Tensor]:
+    """One Arnoldi cycle of at most m steps, QR of the Hessenberg matrix by Givens rotations."""
+    count = len(r)
+    size = r.norm(dim=1)
+    tiny = torch.finfo(r.dtype).tiny
+    V = [r / size.clamp_min(tiny)[:, None]]
+    Z: list[Tensor] = []
+    R = r.new_zeros(count, m, m)
+    g = r.new_zeros(count, m + 1)
+    g[:, 0] = size
+    cos, sin = r.new_zeros(count, m), r.new_zeros(count, m)
+    used = torch.zeros(count, dtype=torch.long, device=r.device)
+    for j in range(m):
+        active = g[:, j].abs() > target
+        if not bool(active.any()):
+            break
+        Z.append(V[j] if preconditioner is None else preconditioner(V[j]))
+        w = matvec(Z[j])
+        basis = torch.stack(V, dim=1)
+        h = r.new_zeros(count, j + 1)
+        # Classical Gram-Schmidt twice is as stable as the modified form and needs two products.
+        for _ in range(2):
+            part = torch.einsum("bkn,bn->bk", basis, w)
+            w = w - torch.einsum("bk,bkn->bn", part, basis)
+            h = h + part
+        length = w.norm(dim=1)
+        for i in range(j):
+            a, c = h[:, i].clone(), h[:, i + 1].clone()
+            h[:, i] = cos[:, i] * a + sin[:, i] * c
+            h[:, i + 1] = -sin[:, i] * a + cos[:, i] * c
+        diagonal = torch.hypot(h[:, j], length)
+        safe = torch.where(diagonal > 0, diagonal, 1.0)
+        cos[:, j] = torch.where(diagonal > 0, h[:, j] / safe, 1.0)
+        sin[:, j] = length / safe
+        h[:, j] = diagonal
+        regular = active & (diagonal > 0)
+        R[:, : j + 1, j] = h
+        g[:, j + 1] = torch.where(regular, -sin[:, j] * g[:, j], 0.0)
+        g[:, j] = torch.where(regular, cos[:, j] * g[:, j], g[:, j])
+        used += regular
+        V.append(w / torch.where(length > 0, length, 1.0)[:, None])
+    k = len(Z)
+    if k == 0:
+        return x, used
+    # Systems that finished earlier take part with the steps they used: identity for the others.
+    keep = torch.arange(k, device=r.device) < used[:, None]
+    R = torch.where(keep[:, :, None] & keep[:, None, :], R[:, :k, :k], torch.eye(k).to(R))
+    y = torch.linalg.solve_triangular(R, (g[:, :k] * keep).unsqueeze(2), upper=True)[..., 0]
+    return x + torch.einsum("bk,bkn->bn", y, torch.stack(Z, dim=1)), used
+
+
+def check_symmetric(where: str, matvec: MatVec, b: Tensor) -> None:
+    """Raise InputError unless ⟨q, A p⟩ = ⟨p, A q⟩ for p = b and a random q.
+
+    A skew part K shows with |⟨q, K p⟩| of order |K| |p| |q| / √n; round-off with ε |A| |p| |q|.
+    """
+    p = b / b.norm(dim=1, keepdim=True).clamp_min(torch.finfo(b.dtype).tiny)
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(b.shape, generator=generator, dtype=b.dtype).to(b.device)
+    # Mixing q into p keeps the test from being blind to b with few entries.
+    p = p + torch.randn(b.shape, generator=generator, dtype=b.dtype).to(b.device)
+    p, q = (v / v.norm(dim=1, keepdim=True) for v in (p, q))
+    Ap, Aq = matvec(p), matvec(q)
+    defect = ((q * Ap).sum(1) - (p * Aq).sum(1)).abs()
+    scale = (Ap.norm(dim=1) + Aq.norm(dim=1)) / b.shape[1] ** 0.5
+    if bool((defect > torch.finfo(b.dtype).eps ** 0.5 * scale).any()):
+        got = f"|⟨q, A p⟩ − ⟨p, A q⟩| = {float(defect.max()):.3e}"
+        raise InputError(message(where, "a symmetric A", got, "Use GMRES() or structure='general'"))
