@@ -1,3 +1,52 @@
-"""Rheograd: differentiable physics and PDE learning as PyTorch operations."""
+"""Rheograd: differentiable physics and PDE learning as PyTorch operations.
+
+Public names load at first use, so `import rheograd` costs milliseconds and starts no engine:
+
+    import rheograd as rg
+
+    solver = rg.SolverMPM(model, config)
+    result = rg.rollout(solver, state, controls, params)
+
+Folders are modules of the same name: `rheograd.sim`, `rheograd.operators`, `rheograd.tasks`,
+`rheograd.viz`, `rheograd.assets`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_FOLDERS = ("assets", "operators", "sim", "tasks", "viz")
+
+_EXPORTS = {
+    name: module
+    for module, names in {
+        "sim.core.colliders": "Collider",
+        "sim.core.errors": "ConvergenceError InputError StabilityError",
+        "sim.core.laws": "LAWS Law TorchLaw law_by_name register_law",
+        "sim.core.rollout": "Rollout rollout",
+        "sim.core.shapes": "Box Capsule Cylinder MeshShape Plane Shape Sphere Torus",
+        "sim.core.state": "Solver State",
+        "sim.mpm": "Emitter Grid Group MPMConfig MPMControl MPMModel MPMState SolverMPM",
+    }.items()
+    for name in names.split()
+}
+"""Public name -> module that defines it."""
+
+__all__ = ["__version__", *_EXPORTS, *_FOLDERS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FOLDERS:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
