@@ -31,9 +31,7 @@ def warp() -> ModuleType:
     """The Warp module, initialised quietly once per process."""
     import warp as wp
 
-    wp.config.quiet = True
-    # Stencil loops are faster rolled, and unrolled ones take twice as long to compile.
-    wp.config.max_unroll = 0
+    wp.config.log_level = wp.LOG_WARNING
     with _silence_missing_driver():
         wp.init()
     return wp
@@ -129,7 +127,7 @@ class Command:
             kernel,
             dim=dim,
             inputs=self._args,
-            adj_inputs=self._adjoint_args,
+            adj_inputs=self._adjoint_args or [],
             device=device,
             adjoint=adjoint_args is not None,
             record_cmd=True,

@@ -1,0 +1,272 @@
+"""MPM substeps on the Warp engine as differentiable torch operations.
+
+`run_substeps` runs whole steps with engine laws; `transfer` runs one substep without the law, so that
+any torch function can sit between. Both keep the particle states a backward pass needs through
+`save_for_backward`, so torch detects tensors modified in place, backward runs twice with the same
+result, and `torch.utils.checkpoint` can drop and recompute them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..core.backend import as_array
+from ..core.errors import StabilityError, StateError
+from .engine_warp import Inputs, WarpEngine
+
+__all__ = ["FIELDS", "Call", "run_substeps", "transfer"]
+
+FIELDS = ("x", "v", "C", "F", "J", "alpha")
+MOVED = ("x", "v", "C")
+SHARED = ("mass", "poses", "twists", "friction", "softness")
+
+
+@dataclasses.dataclass
+class Call:
+    """What the substeps of one call have in common, apart from tensors."""
+
+    engine: WarpEngine
+    first: int
+    """Global index of the first substep."""
+    count: int
+    keep: bool
+    """Whether a backward pass may come."""
+
+
+def run_substeps(call: Call, state: list[Tensor], shared: list[Tensor], thetas: list[Tensor]) -> Any:
+    """Advance (x, v, C, F, J, alpha) by `call.count` substeps with the engine's own laws.
+
+    Args:
+        call: Engine and counters.
+        state: The six particle fields.
+        shared: mass (B, N), poses (S, B, K, 7), twists (S, B, K, 6), friction (K,), softness (K,).
+        thetas: Law coefficients per group, (n_coefficients, B, n).
+
+    Differentiable in everything in `state`, `shared` and `thetas`.
+    """
+    return _Substeps.apply(call, *state, *shared, *thetas)
+
+
+def transfer(call: Call, x: Tensor, v: Tensor, A: Tensor, shared: list[Tensor]) -> Any:
+    """One substep of scatter, grid and gather, `(x, v, A) → (x', v', C')`.
+
+    Args:
+        call: Engine and counters, `count` is 1.
+        x: Positions [m], (B, N, D).
+        v: Velocities [m/s], (B, N, D).
+        A: Affine momentum −dt V₀ (4/dx²) τ + m C [kg/s], (B, N, D, D).
+        shared: As in `run_substeps`, for one substep.
+
+    Differentiable in x, v, A and everything in `shared`.
+    """
+    return _Transfer.apply(call, x, v, A, *shared)
+
+
+class _Substeps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: Tensor) -> Any:
+        engine, n = call.engine, len(FIELDS)
+        tensors = tuple(t.detach().contiguous() for t in tensors)
+        first = dict(zip(FIELDS, tensors[:n], strict=True))
+        rows = _rows(first, call.count, call.keep)
+        inputs = _inputs(engine, tensors[n:])
+        boxes = _advance(call, rows, inputs)
+        outputs = tuple(rows[-1][name] for name in FIELDS)
+        if call.keep:
+            inner = [row[name] for row in rows[1:-1] for name in FIELDS]
+            ctx.save_for_backward(*tensors, *outputs, *inner)
+            ctx.call, ctx.boxes, ctx.n_inputs = call, boxes, len(tensors)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        call, n = ctx.call, len(FIELDS)
+        saved = ctx.saved_tensors
+        tensors, rest = saved[: ctx.n_inputs], saved[ctx.n_inputs :]
+        outputs, inner = rest[:n], rest[n:]
+        flat = [tensors[:n], *(inner[i : i + n] for i in range(0, len(inner), n)), outputs]
+        rows = [dict(zip(FIELDS, row, strict=True)) for row in flat]
+        adj1 = {name: _seed(g, t) for name, g, t in zip(FIELDS, grads, outputs, strict=True)}
+        adj, shared = _reverse(call, rows, adj1, tensors[n:], ctx.boxes)
+        return None, *(adj[name] for name in FIELDS), *shared
+
+
+class _Transfer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: Tensor) -> Any:
+        tensors = tuple(t.detach().contiguous() for t in tensors)
+        x, v, A = tensors[:3]
+        engine = call.engine
+        engine.set_affine(A)
+        first = {"x": x, "v": v, "C": A}  # the gather copies C of particles not yet emitted
+        rows = [first, {name: torch.empty_like(t) for name, t in first.items()}]
+        boxes = _advance(call, rows, _inputs(engine, tensors[3:]))
+        if call.keep:
+            ctx.save_for_backward(*tensors)
+            ctx.call, ctx.boxes = call, boxes
+        return tuple(rows[1][name] for name in MOVED)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        call, tensors = ctx.call, ctx.saved_tensors
+        x, v, A = tensors[:3]
+        call.engine.set_affine(A)
+        rows = [{"x": x, "v": v, "C": A}] * 2
+        adj1 = {name: _seed(g, t) for name, g, t in zip(MOVED, grads, (x, v, A), strict=True)}
+        adj, shared = _reverse(call, rows, adj1, tensors[3:], ctx.boxes)
+        adj_A = call.engine.take_affine_adjoint(A.shape) + adj["C"]
+        return None, adj["x"], adj["v"], adj_A, *shared
+
+
+def _seed(grad: Tensor | None, like: Tensor) -> Tensor:
+    """A private copy: adjoint kernels consume their seeds."""
+    if grad is None:
+        return torch.zeros_like(like)
+    return grad.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _rows(first: dict[str, Tensor], count: int, keep: bool) -> list[dict[str, Tensor]]:
+    """State of every substep; without a backward pass two buffers take turns."""
+
+    def empty() -> dict[str, Tensor]:
+        return {name: torch.empty_like(t) for name, t in first.items()}
+
+    if keep:
+        return [first, *(empty() for _ in range(count))]
+    last = empty()
+    turns = [last, empty()] if count > 1 else [last]
+    return [first, *(turns[(count - i) % 2] for i in range(1, count + 1))]
+
+
+def _inputs(engine: WarpEngine, tensors: tuple[Tensor, ...]) -> Inputs:
+    mass, poses, twists, friction, softness, *thetas = tensors
+    real = engine.real
+    return Inputs(
+        mass=as_array(mass, real),
+        thetas=[as_array(t, real, ndim=2) for t in thetas],
+        poses=[as_array(p, real) for p in poses.unbind(0)],
+        twists=[as_array(t, real) for t in twists.unbind(0)],
+        friction=as_array(friction, real),
+        softness=as_array(softness, real),
+    )
+
+
+def _advance(call: Call, rows: list[dict[str, Tensor]], inputs: Inputs) -> list[Any]:
+    """Run the substeps; returns the node box of each for the backward pass."""
+    engine = call.engine
+    boxes = [engine.first_box(rows[0]["x"])]
+    with engine.lock:
+        done = False
+        try:
+            arrays = engine.arrays(rows[0])
+            cache: dict[int, dict[str, Any]] = {}
+            for s in range(call.count):
+                row1 = rows[s + 1]
+                arrays1 = cache.get(id(row1)) or engine.arrays(row1)
+                cache[id(row1)] = arrays1
+                engine.reset_status()
+                engine.forward(arrays, arrays1, inputs, boxes[s], call.first + s, s)
+                arrays = arrays1
+                if engine.cpu or s + 1 == call.count:
+                    _raise_if_bad(call, rows, s)
+                boxes.append(engine.next_box())
+            done = True
+        finally:
+            if not done:
+                engine.clear()
+    return boxes
+
+
+def _reverse(
+    call: Call,
+    rows: list[dict[str, Tensor]],
+    adj1: dict[str, Tensor],
+    tensors: tuple[Tensor, ...],
+    boxes: list[Any],
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Adjoint of all substeps: of the first row, and of the shared inputs."""
+    engine = call.engine
+    engine.allocate_adjoint()
+    inputs = _inputs(engine, tensors)
+    mass, poses, twists, friction, softness, *thetas = tensors
+    adj_mass = torch.zeros_like(mass)
+    adj_thetas = [torch.zeros_like(t) for t in thetas]
+    # Many nodes add into one pose: every shard needs its own sum.
+    private = [
+        [torch.zeros_like(t) for t in (poses, twists, friction, softness)]
+        for _ in range(engine.shards)
+    ]
+    adj_inputs = [_inputs(engine, (adj_mass, *own, *adj_thetas)) for own in private]
+    adj = {name: torch.zeros_like(t) for name, t in adj1.items()}
+    with engine.lock:
+        done = False
+        try:
+            views = {id(adj): engine.arrays(adj), id(adj1): engine.arrays(adj1)}
+            arrays1 = engine.arrays(rows[-1])
+            for s in reversed(range(call.count)):
+                arrays = engine.arrays(rows[s])
+                engine.backward(
+                    *(arrays, arrays1, views[id(adj)], views[id(adj1)], inputs, adj_inputs),
+                    *(boxes[s], call.first + s, s),
+                )
+                arrays1 = arrays
+                adj, adj1 = adj1, adj
+                for name in adj:
+                    if name not in ("x", "v"):
+                        adj[name].zero_()
+            done = True
+        finally:
+            if not done:
+                engine.clear()
+    shared = [adj_mass, *(torch.stack(parts).sum(0) for parts in zip(*private, strict=True))]
+    return adj1, [*shared, *adj_thetas]
+
+
+def _raise_if_bad(call: Call, rows: list[dict[str, Tensor]], s: int) -> None:
+    flags = call.engine.flags()
+    if not any(flags):
+        return
+    step, row, row1 = call.first + s, rows[s], rows[s + 1]
+    N = call.engine.model.particle_count
+    non_finite, outside, fast = flags
+    if non_finite:
+        field = _first_bad_field(row, row1)
+        raise StateError(
+            f"SolverMPM.step: a finite state; got a non-finite {field} after substep {step} "
+            f"(scene {(non_finite - 1) // N}, particle {(non_finite - 1) % N}). "
+            "Lower dt, or check the parameters and the law for large deformations.",
+            step=step,
+            field=field,
+        )
+    code = outside or fast
+    scene, particle = divmod(code - 1, N)
+    position = row1["x"].reshape(-1, N, row1["x"].shape[-1])[scene, particle].tolist()
+    place = f"particle {particle} of scene {scene} at {[round(p, 4) for p in position]} m"
+    if outside:
+        raise StateError(
+            f"SolverMPM.step: particles on the grid; got {place} after substep {step}, beyond the "
+            "padding of the walls. Lower dt, raise Grid.padding, or slow the body down.",
+            step=step,
+            field="x",
+        )
+    speed = row1["v"].reshape(-1, N, row1["v"].shape[-1])[scene, particle].abs().max().item()
+    limit = float(call.engine.space.dx) / call.engine.dt
+    raise StabilityError(
+        f"SolverMPM.step: speed below dx/dt = {limit:.4g} m/s; got {speed:.4g} m/s for {place} after "
+        f"substep {step}. Lower dt to {0.5 * call.engine.dt * limit / speed:.2g} s."
+    )
+
+
+def _first_bad_field(row: dict[str, Tensor], row1: dict[str, Tensor]) -> str:
+    for fields, names in ((row, ("F", "J", "alpha", "C")), (row1, ("v", "C", "x", "F", "J"))):
+        for name in names:
+            if name in fields and not bool(torch.isfinite(fields[name]).all()):
+                return name
+    return "x"
