@@ -1,0 +1,56 @@
+"""Pictures, movies, plots, reports and an interactive view of simulations.
+
+The scene is plain arrays (`Scene`), so anything that has positions can be drawn: a solver's state,
+a stored rollout, a learned model's prediction. World coordinates follow the package: metres,
+right-handed, z up, quaternions (w, x, y, z); a 2-D scene is the plane (x, z) at y = 0, seen along
++y.
+
+Everything works without a display. VTK, matplotlib and Pillow load at the first call, not at
+import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Arrows": "scene",
+    "Curve": "scene",
+    "Marker": "scene",
+    "MeshPart": "scene",
+    "Scene": "scene",
+    "Tool": "scene",
+    "field_range": "convert",
+    "scene_from_reader": "convert",
+    "scene_from_state": "convert",
+    "estimate_spacing": "surface",
+    "surface_mesh": "surface",
+    "particle_field": "fields",
+    "Camera": "camera",
+    "FrameRenderer": "frames",
+    "draw": "draw",
+    "render_frame": "frames",
+    "compose": "movie",
+    "render_movie": "movie",
+    "plot_bars": "plots",
+    "plot_curves": "plots",
+    "plot_gradient_norm": "plots",
+    "plot_losses": "plots",
+    "Report": "report",
+    "build_viewer": "viewer",
+    "view": "viewer",
+    "save_player": "web",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])
