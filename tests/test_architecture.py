@@ -15,8 +15,14 @@ PACKAGES = {module_name(folder / "__init__.py") for folder in package_folders()}
 HEAVY = "torch numpy scipy warp taichi vtk pyvista matplotlib h5py rich cyclopts".split()
 OPERATOR_PARTS = {"layers", "data", "train"}
 """What systems under operators/ share."""
-DISTRIBUTIONS = {"warp": "warp-lang", "imageio_ffmpeg": "imageio-ffmpeg", "PIL": "pillow"}
-"""Import names that differ from the name of what is installed."""
+DISTRIBUTIONS = {
+    "warp": "warp-lang",
+    "imageio_ffmpeg": "imageio-ffmpeg",
+    "PIL": "pillow",
+    "vtk": "pyvista",
+    "vtkmodules": "pyvista",
+}
+"""Import names that differ from what is installed; PyVista decides which VTK fits it."""
 
 
 def ids(file):
@@ -174,3 +180,21 @@ def test_import_is_lazy_and_fast():
     seconds, *loaded = run.stdout.split()
     assert loaded == [] and run.stderr == ""
     assert float(seconds) < 0.3
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] == "sim"], ids=ids)
+def test_numerics_say_what_they_are(file):
+    """A public function that returns tensors and explains itself names its source or derivatives.
+
+    One-line helpers and modules whose own docstring says it for all of them are exempt.
+    """
+    tree = syntax(file)
+    names, words = public(tree), re.compile("Source:|[Dd]ifferentiable|[Dd]erivative")
+    if words.search(ast.get_docstring(tree) or ""):
+        return
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef) or node.name not in names or not node.returns:
+            continue
+        text = ast.get_docstring(node) or ""
+        if "Tensor" in ast.unparse(node.returns) and "\n" in text:
+            assert words.search(text), f"{file}:{node.lineno}: {node.name}"
