@@ -1,0 +1,419 @@
+"""Writing rollouts: one call per frame, every returned call survives a killed process.
+
+The file is written in HDF5's single-writer mode, which orders its own metadata so that the file is
+valid at every instant; a frame counts once the clock `dimensions/time` has grown, and that happens
+after everything else of the frame has been handed to the system. After each frame the mark of the
+open writer is removed from the superblock, so that ParaView and any HDF5 tool can open the file
+during and after the run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from .store_format import (
+    Field,
+    Layout,
+    StoreError,
+    dataset_of,
+    frame_count,
+    make_layout,
+    open_store,
+    read_layout,
+    series_of,
+)
+from .store_header import create_header
+from .store_superblock import mark_clean
+from .vtkhdf import UNBOUNDED_FRAMES, build_views
+
+__all__ = ["RolloutWriter", "repair"]
+
+log = logging.getLogger(__name__)
+
+
+class RolloutWriter:
+    """Append the frames of B scenes to one HDF5 file.
+
+    Args:
+        path: File to create.
+        n_trajectories: B, scenes that run side by side.
+        particle_count: N, particles of each scene.
+        fields: Name to tensor order (0, 1, 2) or `Field`; must contain the positions "x".
+        dim: D, 2 (plane x, z) or 3.
+        dt_frame: Time between frames [s].
+        groups: Particle groups, name to half-open range of particle indices.
+        static: Values that do not change, shapes (N,), (B, N), (N, D) or (B, N, D). The group of
+            each particle is added as `group` if groups are given.
+        scalars: Per-frame numbers of each scene; names, or name to unit.
+        tool_count: K, tools whose poses (position 3, quaternion w x y z) are stored.
+        config: Anything that makes the run repeatable, as JSON values.
+        attributes: Further attributes of the file.
+        boundary_conditions: Name to attributes, e.g. {"floor": {"bc_type": "wall"}}.
+        dataset_name: Name of the data set; the file's name if not given.
+        dtype: Precision of the stored fields, float32 or float64. Frames are cast to it.
+        compression: gzip level 1 to 9; None stores plain numbers, which is fastest.
+        overwrite: Replace an existing file.
+
+    Raises:
+        FileExistsError: the file exists and `overwrite` is False.
+        ValueError: sizes, names or static values that do not fit together.
+        StoreError: the disk refused the file.
+
+    A killed run keeps every appended frame: open it with `RolloutReader` or ParaView, or go on with
+    `RolloutWriter.resume`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_trajectories: int,
+        particle_count: int,
+        fields: Mapping[str, int | Field],
+        dim: int,
+        dt_frame: float,
+        groups: Mapping[str, tuple[int, int]] | None = None,
+        static: Mapping[str, Any] | None = None,
+        scalars: Mapping[str, str] | Sequence[str] = (),
+        tool_count: int = 0,
+        config: Mapping[str, Any] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        boundary_conditions: Mapping[str, Mapping[str, Any]] | None = None,
+        dataset_name: str | None = None,
+        dtype: Any = torch.float32,
+        compression: int | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not overwrite:
+            raise FileExistsError(
+                f"RolloutWriter: {self.path}: a new file; got an existing one. Pass overwrite=True "
+                "to replace it, or call RolloutWriter.resume(path) to append."
+            )
+        layout = make_layout(
+            n_trajectories=n_trajectories, particle_count=particle_count, dim=dim, dt=dt_frame,
+            dtype=dtype, fields=fields, groups=groups, scalars=scalars, tool_count=tool_count,
+        )
+        temporary = self.path.with_name(self.path.name + ".part")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            create_header(
+                temporary, layout, dataset_name=dataset_name or self.path.stem,
+                config=config or {}, attributes=attributes or {}, static=static or {},
+                boundary_conditions=boundary_conditions or {}, compression=compression,
+            )
+            os.replace(temporary, self.path)
+        except OSError as error:
+            raise StoreError(
+                f"RolloutWriter: {self.path}: a writable disk with room; got {error}. Free space "
+                "or choose another folder."
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._attach()
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        n_trajectories: int | None = None,
+        particle_count: int | None = None,
+        dim: int | None = None,
+        fields: Sequence[str] | None = None,
+        force: bool = False,
+    ) -> RolloutWriter:
+        """Go on after the last complete frame of a closed or killed file.
+
+        Args:
+            path: Rollout file.
+            n_trajectories, particle_count, dim, fields: What the caller is going to write; checked
+                against the file if given.
+            force: Take the file over although the process that wrote it seems to be alive.
+
+        Raises:
+            ValueError: the file's sizes or fields differ from what the caller gave.
+            StoreError: the file is damaged, or another live process is writing it.
+        """
+        repair(path, force=force, _finish=False)
+        writer = cls.__new__(cls)
+        writer.path = Path(path)
+        with open_store(path) as file:
+            layout = read_layout(file)
+        given = {
+            "n_trajectories": n_trajectories,
+            "particle_count": particle_count,
+            "dim": dim,
+            "fields": None if fields is None else set(fields),
+        }
+        for name, value in given.items():
+            stored = getattr(layout, name)
+            stored = set(stored) if name == "fields" else stored
+            if value is not None and value != stored:
+                raise ValueError(
+                    f"RolloutWriter.resume: {path}: {name} = {_plain(stored)}; got "
+                    f"{_plain(value)}. Resume with the same scene, or write a new file."
+                )
+        writer._attach()
+        return writer
+
+    def _attach(self) -> None:
+        """Open the file for appending and enter the single-writer mode."""
+        file = open_store(self.path, "r+")
+        self.layout: Layout = read_layout(file)
+        file.attrs["writer"] = _identity()
+        build_views(file, self.layout, UNBOUNDED_FRAMES)
+        self.n_frames = frame_count(file)
+        self._series = series_of(file, self.layout)
+        self._clock = self._series.pop()[0]
+        self._last_time = float(self._clock[self.n_frames - 1]) if self.n_frames else -np.inf
+        self._fields = {name: dataset_of(file, name) for name in self.layout.fields}
+        self._scalars = {name: file["scalars"][name] for name in self.layout.scalars}
+        self._pose = file["tools/pose"] if self.layout.tool_count else None
+        self._steps = file["VTKHDF/Steps"]
+        self._offsets = self._steps["PointOffsets"]
+        file.flush()
+        file.swmr_mode = True
+        self._file: h5py.File | None = file
+        self._raw = open(self.path, "r+b", buffering=0)
+        self._broken = False
+        mark_clean(self._raw)
+
+    def append(
+        self,
+        t: float,
+        frame: Any,
+        *,
+        tool_pose: Any = None,
+        scalars: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write one frame of all trajectories; when it returns, the frame survives a kill.
+
+        Args:
+            t: Time of the frame [s], greater than that of the frame before.
+            frame: Name to array (B, particles of the field[, D[, D]]), or any object, such as a
+                solver's state, with these attributes. Values are stored as they are, NaN included.
+            tool_pose: (B, K, 7), position [m] and quaternion w x y z; may be an attribute of
+                `frame`.
+            scalars: Name to number or (B,) values, one for each declared scalar.
+
+        Raises:
+            ValueError: a missing or unknown field, a wrong shape, a time that does not grow.
+            StoreError: the disk refused the frame; the frames before it stay readable.
+        """
+        if self._file is None:
+            raise StoreError(
+                f"RolloutWriter.append: {self.path}: an open writer; got a closed one. "
+                "Call RolloutWriter.resume(path)."
+            )
+        if self._broken:
+            raise StoreError(
+                f"RolloutWriter.append: {self.path}: a writer that did not fail before; got one "
+                "that did. Close it, remove the cause and call RolloutWriter.resume(path)."
+            )
+        t = float(t)
+        if not (np.isfinite(t) and t > self._last_time):
+            raise ValueError(
+                f"RolloutWriter.append: t > {self._last_time} s; got {t} s for frame "
+                f"{self.n_frames}. Append frames in the order of time."
+            )
+        values = self._collect(frame, tool_pose, scalars)
+        try:
+            self._write(t, values)
+        except (OSError, RuntimeError) as error:
+            self._broken = True
+            raise StoreError(
+                f"RolloutWriter.append: {self.path}: room for frame {self.n_frames}; got {error}. "
+                f"Frames 0 to {self.n_frames - 1} are safe. Free disk space, then call "
+                "RolloutWriter.resume(path)."
+            ) from error
+
+    def _write(self, t: float, values: list[tuple[h5py.Dataset, np.ndarray]]) -> None:
+        index = self.n_frames
+        for dataset, axis in self._series:
+            dataset.resize(index + 1, axis=axis)
+        for dataset, array in values:
+            dataset[:, index] = array
+        self._offsets[index] = index * self.layout.particle_count
+        self._flush()
+        self._clock.resize(index + 1, axis=0)
+        self._clock[index] = t
+        self._flush()
+        self._steps.attrs.modify("NSteps", index + 1)
+        self._flush()
+        self.n_frames, self._last_time = index + 1, t
+
+    def _flush(self) -> None:
+        self._file.flush()
+        mark_clean(self._raw)
+
+    def _collect(
+        self, frame: Any, tool_pose: Any, scalars: Mapping[str, Any] | None
+    ) -> list[tuple[h5py.Dataset, np.ndarray]]:
+        """Check one frame and pair every dataset with its array."""
+        where, layout = "RolloutWriter.append", self.layout
+        if isinstance(frame, Mapping):
+            unknown = sorted(set(frame) - set(layout.fields))
+            if unknown:
+                raise ValueError(
+                    f"{where}: fields {list(layout.fields)}; got also {unknown}. Declare them in "
+                    "fields= when the writer is made."
+                )
+            given = dict(frame)
+        else:
+            given = {n: getattr(frame, n) for n in layout.fields if hasattr(frame, n)}
+            if tool_pose is None and layout.tool_count:
+                tool_pose = getattr(frame, "tool_pose", None)
+        missing = [name for name in layout.fields if name not in given]
+        if missing:
+            raise ValueError(
+                f"{where}: fields {list(layout.fields)}; got none of {missing}. Pass every "
+                "declared field in every frame."
+            )
+        b = layout.n_trajectories
+        out = [
+            (self._fields[name], _array(f"field {name!r}", given[name], (b, *field.shape)))
+            for name, field in layout.fields.items()
+        ]
+        if (tool_pose is None) == (self._pose is not None):
+            raise ValueError(
+                f"{where}: poses of {layout.tool_count} tools; got "
+                f"{'none' if tool_pose is None else 'some'}. Match tool_count and tool_pose."
+            )
+        if self._pose is not None:
+            out.append((self._pose, _array("tool_pose", tool_pose, (b, layout.tool_count, 7))))
+        scalars = scalars or {}
+        if set(scalars) != set(layout.scalars):
+            raise ValueError(
+                f"{where}: scalars {sorted(layout.scalars)}; got {sorted(scalars)}. Pass every "
+                "declared scalar in every frame."
+            )
+        for name, value in scalars.items():
+            array = _plain_array(value)
+            array = np.broadcast_to(array, (b,)) if array.ndim == 0 else array
+            out.append((self._scalars[name], _array(f"scalar {name!r}", array, (b,))))
+        return out
+
+    def close(self) -> None:
+        """Finish the file: drop an interrupted frame and give the animation its exact length."""
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        failed: OSError | RuntimeError | None = None
+        try:
+            file.close()
+        except (OSError, RuntimeError) as error:
+            failed = error
+        finally:
+            mark_clean(self._raw)
+            self._raw.close()
+        if self._broken or failed:
+            log.warning(
+                "RolloutWriter.close: %s: left unfinished after a failed write; its %d frames are "
+                "readable, RolloutWriter.resume(path) or repair(path) finish it", self.path,
+                self.n_frames,
+            )
+            return
+        repair(self.path, force=True)
+
+    def __enter__(self) -> RolloutWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._file is None else "open"
+        return f"RolloutWriter({str(self.path)!r}, n_frames={self.n_frames}, {state})"
+
+
+def repair(path: str | os.PathLike[str], *, force: bool = False, _finish: bool = True) -> int:
+    """Finish the file of a killed run: drop a half-written frame, close the animation.
+
+    Harmless on a finished file. No field value is copied or changed.
+
+    Args:
+        path: Rollout file.
+        force: Act although the process that wrote the file seems to be alive.
+
+    Returns:
+        Number of complete frames.
+
+    Raises:
+        StoreError: the file is no rollout, is cut, or is being written by another live process.
+    """
+    with open_store(path) as file:
+        owner = file.attrs["writer"]
+    if not force and _is_alive(owner):
+        raise StoreError(
+            f"repair: {path}: a file nobody is writing; got one written by {owner}. Wait for that "
+            "process or end it; pass force=True if it is not the writer."
+        )
+    try:
+        with open(path, "r+b", buffering=0) as raw:
+            mark_clean(raw)
+        with open_store(path, "r+") as file:
+            layout, count = read_layout(file), frame_count(file)
+            for dataset, axis in series_of(file, layout):
+                dataset.resize(count, axis=axis)
+            steps = file["VTKHDF/Steps"]
+            steps.attrs.modify("NSteps", count)
+            if _finish:
+                build_views(file, layout, max(count, 1))
+                file.attrs["writer"] = ""
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"repair: {path}: a writable file and disk; got {error}. Free space or copy the file "
+            "to a disk with room, then call repair(path)."
+        ) from error
+    return count
+
+
+def _array(what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = _plain_array(value)
+    if array.shape != shape:
+        raise ValueError(
+            f"RolloutWriter.append: {what} of shape {shape}; got {array.shape}. Pass all "
+            "trajectories and all particles of the field."
+        )
+    return array
+
+
+def _plain_array(value: Any) -> np.ndarray:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else value
+
+
+def _identity() -> str:
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+
+
+def _is_alive(owner: str) -> bool:
+    """Whether the writer named in a file still runs, as far as this machine can know."""
+    if not owner:
+        return False
+    who = json.loads(owner)
+    if who["host"] != socket.gethostname() or who["pid"] == os.getpid():
+        return False
+    try:
+        os.kill(who["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
