@@ -8,17 +8,18 @@ import subprocess
 import sys
 import zipfile
 from importlib.metadata import entry_points, version
+from pathlib import Path
 
 import pytest
 import rheograd
-from helpers import ROOT, library_files, pyproject
+from helpers import ROOT, pyproject
 
 NOT_PACKAGED = ("tests", "docs", "benchmarks", ".ci", "runs", "Makefile")
 
 
 @pytest.fixture(scope="module")
-def wheel_names(tmp_path_factory) -> set[str]:
-    """Files of a wheel built from a copy of the checkout, so that the checkout stays clean."""
+def wheel(tmp_path_factory) -> tuple[set[str], Path]:
+    """Names in a wheel, and the copy it was built from: building writes beside the source."""
     folder = tmp_path_factory.mktemp("wheel")
     ignore = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, folder / "source", ignore=ignore, symlinks=True)
@@ -26,26 +27,33 @@ def wheel_names(tmp_path_factory) -> set[str]:
     command += ["--no-index", "--wheel-dir", str(folder), str(folder / "source")]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    (wheel,) = folder.glob("rheograd-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        return set(archive.namelist())
+    (built,) = folder.glob("rheograd-*.whl")
+    with zipfile.ZipFile(built) as archive:
+        return set(archive.namelist()), folder / "source"
 
 
-def test_wheel_holds_exactly_the_package(wheel_names):
-    code = {name for name in wheel_names if name.endswith(".py")}
-    assert code == {f"rheograd/{file.as_posix()}" for file in library_files()}
-    for name in wheel_names:
+def test_wheel_holds_exactly_the_package(wheel):
+    names, source = wheel
+    folders = [p.replace(".", "/") for p in pyproject()["tool"]["setuptools"]["packages"]]
+    wanted = {
+        f"{folder}/{file.name}"
+        for folder in folders
+        for file in (source / folder.removeprefix("rheograd").lstrip("/")).glob("*.py")
+    }
+    assert {name for name in names if name.endswith(".py")} == wanted
+    for name in names:
         assert name.split("/")[1] not in NOT_PACKAGED, name
 
 
-def test_wheel_holds_the_assets(wheel_names):
+def test_wheel_holds_the_assets(wheel):
+    names, source = wheel
     kept = ("__pycache__", ".py", ".pyc", ".md")
     wanted = {
-        f"rheograd/{file.relative_to(ROOT).as_posix()}"
-        for file in (ROOT / "assets").rglob("*")
+        f"rheograd/{file.relative_to(source).as_posix()}"
+        for file in (source / "assets").rglob("*")
         if file.is_file() and not file.name.endswith(kept)
     }
-    assert wanted <= wheel_names
+    assert wanted <= names
 
 
 def requirement_names(requirements) -> set[str]:
