@@ -351,6 +351,8 @@ def _add_scalar_bar(plotter, scene: Scene, table) -> None:
     mapper = pv.DataSetMapper(pv.PolyData(np.zeros((1, 3))))
     mapper.lookup_table = table
     mapper.scalar_range = table.scalar_range
+    for title in list(plotter.scalar_bars.keys()):
+        plotter.remove_scalar_bar(title, render=False)  # one of the last frame keeps old limits
     size = _font_size(plotter, 0.85)
     theme_text = "#1d2733" if sum(plotter.background_color.float_rgb) > 1.5 else "#e6ebf1"
     bar = plotter.add_scalar_bar(
