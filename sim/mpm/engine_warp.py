@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -134,6 +134,7 @@ class WarpEngine:
             self.groups.append((index, starts[group.name].start, group.count, storage, hard))
         self.axis_length = {f: sum(s.stop - s.start for s in g.values()) for f, g in offsets.items()}
         self._commands: dict[Any, Command] = {}
+        self._ready: set[str] = set()
         self._boxes: dict[tuple[int, ...], Any] = {}
         self._status_view = self._status.numpy() if self.cpu else None
         self.lock = threading.RLock()
@@ -155,6 +156,16 @@ class WarpEngine:
                 kernel, dim, args, adjoint_args=adj, device=self.wp_device
             )
         command(args, adj or (), dim)
+
+    def _run(self, stage: str, task: Callable[[int], None]) -> None:
+        """One stage on all shards. The first time they take turns: loading a kernel in two threads at
+        once crashes Warp."""
+        if stage in self._ready:
+            self.workers.run(task)
+            return
+        for shard in range(self.shards):
+            task(shard)
+        self._ready.add(stage)
 
     def _share(self, count: int, shard: int) -> tuple[int, int]:
         """Start and length of one shard's part of `count` items."""
@@ -320,10 +331,10 @@ class WarpEngine:
             if self.fused:
                 self._flow(shard, row, row1, inputs)
 
-        self.workers.run(particles)
-        self.workers.run(nodes)
+        self._run("particles", particles)
+        self._run("nodes", nodes)
         if moved:
-            self.workers.run(back)
+            self._run("back", back)
 
     def allocate_adjoint(self) -> None:
         if self._adj_velocity:
@@ -405,11 +416,11 @@ class WarpEngine:
             if self.fused:
                 self._stress_adjoint(shard, row, adj, inputs, adj_inputs[shard])
 
-        self.workers.run(flow_and_scatter)
-        self.workers.run(nodes)
-        self.workers.run(gather)
-        self.workers.run(nodes_adjoint)
-        self.workers.run(scatter_and_stress)
+        self._run("flow_and_scatter", flow_and_scatter)
+        self._run("nodes", nodes)
+        self._run("gather*", gather)
+        self._run("nodes*", nodes_adjoint)
+        self._run("scatter*", scatter_and_stress)
 
     def _stress_adjoint(self, shard: int, row: dict, adj: dict, inputs: Inputs, own: Inputs) -> None:
         for index, _first, count, _storage, _hard in self.groups:
