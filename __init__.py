@@ -24,11 +24,17 @@ _EXPORTS = {
     name: module
     for module, names in {
         "sim.core.colliders": "Collider",
-        "sim.core.errors": "ConvergenceError InputError StabilityError",
-        "sim.core.laws": "LAWS Law TorchLaw law_by_name register_law",
+        "sim.core.errors": "ConvergenceError InputError RheogradError StabilityError StateError",
+        "sim.core.gradients": "check_backward_twice fd_check gradient_report taylor_test",
+        "sim.core.laws": "DruckerPrager FixedCorotated Hencky HerschelBulkley LAWS Law Liquid "
+        "NeoHookean TorchLaw VonMises law_by_name register_law",
+        "sim.core.linalg": "linear_solve",
         "sim.core.rollout": "Rollout rollout",
+        "sim.core.sampling": "sample_shape",
         "sim.core.shapes": "Box Capsule Cylinder MeshShape Plane Shape Sphere Torus",
         "sim.core.state": "Solver State",
+        "sim.io.mesh": "load_mesh save_mesh",
+        "sim.io.store": "RolloutReader RolloutWindows RolloutWriter",
         "sim.mpm": "Emitter Grid Group MPMConfig MPMControl MPMModel MPMState SolverMPM",
     }.items()
     for name in names.split()

@@ -153,11 +153,15 @@ def test_packaging_lists_every_folder():
 
 def public(tree: ast.Module) -> set[str]:
     """Names of `__all__`, empty when the module has none or computes it."""
+    names = set()
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+        if not isinstance(node, (ast.Assign, ast.AugAssign)):
+            continue
+        target = node.target if isinstance(node, ast.AugAssign) else node.targets[0]
+        if ast.unparse(target) == "__all__":
             items = getattr(node.value, "elts", [])
-            return {item.value for item in items if isinstance(item, ast.Constant)}
-    return set()
+            names |= {item.value for item in items if isinstance(item, ast.Constant)}
+    return names
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)
