@@ -102,7 +102,7 @@ class IterativeFactor(Factor):
         operator: Operator,
         tol: float | None = None,
         max_iterations: int | None = None,
-        preconditioner: Preconditioner | None = None,
+        preconditioner: Preconditioner | Factor | None = None,
         *,
         restart: int = 50,
         check: bool = True,
@@ -114,16 +114,21 @@ class IterativeFactor(Factor):
     def _solve(self, b, x0, transpose, tol):
         apply = self.operator.rmatvec if transpose else self.operator.matvec
         x = torch.zeros_like(b) if x0 is None else x0
+        M = self.preconditioner
+        if isinstance(M, Factor):
+            near = M
+            low = near.operator.like.dtype
+            M = lambda v: near._solve(v.to(low), None, transpose, tol)[0].to(v)  # noqa: E731
         if self.name == "CG":
             if self.unchecked:
                 check_symmetric("CG.solve", apply, b)
                 self.unchecked = False
             limit = 10 * b.shape[1] if self.max_iterations is None else self.max_iterations
-            return cg(apply, b, x, tol, limit, self.preconditioner)
+            return cg(apply, b, x, tol, limit, M)
         restart = min(self.restart, b.shape[1])
         limit = 10 * max(b.shape[1], restart)
         limit = limit if self.max_iterations is None else self.max_iterations
-        return gmres(apply, b, x, tol, limit, self.preconditioner, restart)
+        return gmres(apply, b, x, tol, limit, M, restart)
 
 
 class DenseFactor(Factor):

@@ -78,46 +78,50 @@ def gmres(
 
 
 def _cycle(matvec, r, x, target, m, preconditioner) -> tuple[Tensor, Tensor]:
-    """One Arnoldi cycle of at most m steps, QR of the Hessenberg matrix by Givens rotations."""
+    """One Arnoldi cycle of at most m steps, QR of the Hessenberg matrix by Givens rotations.
+
+    Q collects the rotations, so that a new column costs one product instead of j small ones.
+    """
     count = len(r)
     size = r.norm(dim=1)
     tiny = torch.finfo(r.dtype).tiny
-    V = [r / size.clamp_min(tiny)[:, None]]
+    V = r.new_zeros(count, m + 1, r.shape[1])
+    V[:, 0] = r / size.clamp_min(tiny)[:, None]
     Z: list[Tensor] = []
     R = r.new_zeros(count, m, m)
     g = r.new_zeros(count, m + 1)
     g[:, 0] = size
-    cos, sin = r.new_zeros(count, m), r.new_zeros(count, m)
+    Q = torch.eye(m + 1).to(r).repeat(count, 1, 1)
     used = torch.zeros(count, dtype=torch.long, device=r.device)
     for j in range(m):
         active = g[:, j].abs() > target
         if not bool(active.any()):
             break
-        Z.append(V[j] if preconditioner is None else preconditioner(V[j]))
-        w = matvec(Z[j])
-        basis = torch.stack(V, dim=1)
+        z = V[:, j] if preconditioner is None else preconditioner(V[:, j])
+        Z.append(z)
+        w = matvec(z)
+        basis = V[:, : j + 1]
         h = r.new_zeros(count, j + 1)
         # Classical Gram-Schmidt twice is as stable as the modified form and needs two products.
         for _ in range(2):
-            part = torch.einsum("bkn,bn->bk", basis, w)
-            w = w - torch.einsum("bk,bkn->bn", part, basis)
+            part = (basis @ w.unsqueeze(2)).squeeze(2)
+            w = w - (part.unsqueeze(1) @ basis).squeeze(1)
             h = h + part
         length = w.norm(dim=1)
-        for i in range(j):
-            a, c = h[:, i].clone(), h[:, i + 1].clone()
-            h[:, i] = cos[:, i] * a + sin[:, i] * c
-            h[:, i + 1] = -sin[:, i] * a + cos[:, i] * c
+        h = (Q[:, : j + 1, : j + 1] @ h.unsqueeze(2)).squeeze(2)
         diagonal = torch.hypot(h[:, j], length)
         safe = torch.where(diagonal > 0, diagonal, 1.0)
-        cos[:, j] = torch.where(diagonal > 0, h[:, j] / safe, 1.0)
-        sin[:, j] = length / safe
+        cos, sin = torch.where(diagonal > 0, h[:, j] / safe, 1.0), length / safe
+        above, below = Q[:, j].clone(), Q[:, j + 1].clone()
+        Q[:, j] = cos[:, None] * above + sin[:, None] * below
+        Q[:, j + 1] = cos[:, None] * below - sin[:, None] * above
         h[:, j] = diagonal
         regular = active & (diagonal > 0)
         R[:, : j + 1, j] = h
-        g[:, j + 1] = torch.where(regular, -sin[:, j] * g[:, j], 0.0)
-        g[:, j] = torch.where(regular, cos[:, j] * g[:, j], g[:, j])
+        g[:, j + 1] = torch.where(regular, -sin * g[:, j], 0.0)
+        g[:, j] = torch.where(regular, cos * g[:, j], g[:, j])
         used += regular
-        V.append(w / torch.where(length > 0, length, 1.0)[:, None])
+        V[:, j + 1] = w / torch.where(length > 0, length, 1.0)[:, None]
     k = len(Z)
     if k == 0:
         return x, used
@@ -125,7 +129,8 @@ def _cycle(matvec, r, x, target, m, preconditioner) -> tuple[Tensor, Tensor]:
     keep = torch.arange(k, device=r.device) < used[:, None]
     R = torch.where(keep[:, :, None] & keep[:, None, :], R[:, :k, :k], torch.eye(k).to(R))
     y = torch.linalg.solve_triangular(R, (g[:, :k] * keep).unsqueeze(2), upper=True)[..., 0]
-    return x + torch.einsum("bk,bkn->bn", y, torch.stack(Z, dim=1)), used
+    basis = V[:, :k] if preconditioner is None else torch.stack(Z, dim=1)
+    return x + (y.unsqueeze(1) @ basis).squeeze(1), used
 
 
 def check_symmetric(where: str, matvec: MatVec, b: Tensor) -> None:

@@ -78,8 +78,8 @@ class CG(LinearSolver):
     """‖b − A x‖ / ‖b‖ to reach [-]; default 1e-10 in float64, 1e-5 in float32."""
     max_iterations: int | None = None
     """Default 10 n, which leaves room for round-off in ill-conditioned systems."""
-    preconditioner: Preconditioner | None = None
-    """v ↦ M⁻¹ v on (B, n), symmetric positive definite."""
+    preconditioner: Preconditioner | Factor | None = None
+    """v ↦ M⁻¹ v on (B, n), symmetric positive definite; or the factor of a nearby matrix."""
     check: bool = True
     """Test symmetry with one more product, ⟨q, A p⟩ = ⟨p, A q⟩ for a random q: CG returns wrong
     answers for non-symmetric A without complaint."""
@@ -106,8 +106,9 @@ class GMRES(LinearSolver):
     """‖b − A x‖ / ‖b‖ to reach [-]; default 1e-10 in float64, 1e-5 in float32."""
     max_iterations: int | None = None
     """Default 10 n, at least ten cycles."""
-    preconditioner: Preconditioner | None = None
-    """v ↦ M⁻¹ v on (B, n), applied from the right, so the residual is the true one."""
+    preconditioner: Preconditioner | Factor | None = None
+    """v ↦ M⁻¹ v on (B, n), applied from the right, so the residual is the true one; or the factor
+    of a nearby matrix, possibly in lower precision."""
     restart: int = 50
     """Basis vectors per cycle: 50 solves most preconditioned systems in one cycle."""
 
@@ -236,19 +237,20 @@ def apply_solve(
     transpose: bool,
     b: Tensor,
     leaves: Sequence[Tensor],
+    x0: Tensor | None = None,
     record: Callable[[LinearResult], None] | None = None,
 ) -> Tensor:
     """The differentiable solve for b of shape (B, n) that everything else is built on."""
     if isinstance(solver, LinearSolver):
         with torch.no_grad():
             solver = solver.factor(linear_map.operator(b, leaves), like=b)
-    return _Solve.apply(linear_map, solver, transpose, record, b, *leaves)
+    return _Solve.apply(linear_map, solver, transpose, x0, record, b, *leaves)
 
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, linear_map, factor, transpose, record, b, *leaves):
-        result = factor.solve(b, transpose=transpose)
+    def forward(ctx, linear_map, factor, transpose, x0, record, b, *leaves):
+        result = factor.solve(b, x0=x0, transpose=transpose)
         if record is not None:
             record(result)
         ctx.linear_map, ctx.factor, ctx.transpose = linear_map, factor, transpose
@@ -258,11 +260,12 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, *leaves = ctx.saved_tensors
-        u = _Solve.apply(ctx.linear_map, ctx.factor, not ctx.transpose, None, grad, *leaves)
+        back = not ctx.transpose
+        u = _Solve.apply(ctx.linear_map, ctx.factor, back, None, None, grad, *leaves)
         apply = ctx.linear_map.rmatvec if ctx.transpose else ctx.linear_map.matvec
         x = x if torch.is_grad_enabled() else x.detach()
-        grads = vjp(lambda aliases: apply(x, aliases), leaves, ctx.needs_input_grad[5:], -u)
-        return None, None, None, None, u, *grads
+        grads = vjp(lambda aliases: apply(x, aliases), leaves, ctx.needs_input_grad[6:], -u)
+        return None, None, None, None, None, u, *grads
 
 
 def _check_shape(leaves: Sequence[Tensor], rows: Tensor, A: Any) -> None:

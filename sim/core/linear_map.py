@@ -216,7 +216,9 @@ def vjp(
     grads = iter(
         torch.autograd.grad(value, inputs, cotangent, create_graph=create, allow_unused=True)
     )
-    return [next(grads) if w else None for w in wanted]
+    found = [next(grads) if w else None for w in wanted]
+    triples = zip(found, leaves, wanted, strict=True)
+    return [torch.zeros_like(t) if w and g is None else g for g, t, w in triples]
 
 
 def alias(t: Tensor) -> Tensor:
