@@ -10,7 +10,8 @@ from __future__ import annotations
 from .store_data import FieldStats, RolloutWindows, field_stats, vrmse
 from .store_format import Field, FieldLayout, Layout, StoreError
 from .store_read import FieldView, RolloutReader
-from .store_write import RolloutWriter, repair
+from .store_repair import repair
+from .store_write import RolloutWriter
 from .vtkhdf import vtkhdf_view
 
 __all__ = [

@@ -11,17 +11,21 @@ Jenkins (2006), which the specification prescribes for metadata.
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["Superblock", "mark_clean", "read_superblock"]
+__all__ = ["Superblock", "mark_clean", "read_superblock", "reserve", "trim"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SIZE = 48
 _LAYOUT = struct.Struct("<8sBBBBQQQQI")
 _MASK = 0xFFFFFFFF
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,13 @@ def read_superblock(path: str | Path) -> Superblock | None:
         return _parse(stream.read(SIZE))
 
 
-def mark_clean(stream: BinaryIO) -> None:
-    """Clear the writer's mark and record the true length, in place.
+def mark_clean(stream: BinaryIO, length: int) -> None:
+    """Clear the writer's mark and record where the data end, in place.
 
     Args:
         stream: Unbuffered binary stream of the file, open for reading and writing.
+        length: End of the data [byte].
     """
-    stream.seek(0, 2)
-    length = stream.tell()
     stream.seek(0)
     raw = stream.read(SIZE)
     block = _parse(raw)
@@ -59,6 +62,51 @@ def mark_clean(stream: BinaryIO) -> None:
     values[9] = _lookup3(_LAYOUT.pack(*values)[:-4])
     stream.seek(0)
     stream.write(_LAYOUT.pack(*values))
+
+
+def reserve(stream: BinaryIO, end: int, needed: int, ahead: int) -> None:
+    """Make sure that the file can grow; HDF5 cannot recover from a write that fails half-way.
+
+    Args:
+        stream: Unbuffered binary stream of the file, open for writing.
+        end: End of the data [byte].
+        needed: Bytes that will be written behind it.
+        ahead: Bytes to reserve at a time where the disk has them, so that it is seldom asked.
+
+    Raises:
+        OSError: the disk, a quota or a limit of the process refuses the needed bytes.
+    """
+    length = os.fstat(stream.fileno()).st_size
+    if length >= end + needed:
+        return
+    try:
+        _allocate(stream, length, end + max(needed, ahead) - length)
+    except OSError:
+        os.ftruncate(stream.fileno(), length)
+        try:
+            _allocate(stream, length, end + needed - length)
+        except OSError:
+            os.ftruncate(stream.fileno(), length)
+            raise
+
+
+def trim(stream: BinaryIO) -> None:
+    """Cut off what was reserved behind the recorded end of the file."""
+    stream.seek(0)
+    block = _parse(stream.read(SIZE))
+    if block is not None and block.end_of_file < os.fstat(stream.fileno()).st_size:
+        os.ftruncate(stream.fileno(), block.end_of_file)
+
+
+def _allocate(stream: BinaryIO, start: int, count: int) -> None:
+    try:
+        os.posix_fallocate(stream.fileno(), start, count)
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _UNSUPPORTED:
+            raise
+        free = shutil.disk_usage(stream.name).free
+        if free < count:
+            raise OSError(errno.ENOSPC, f"{free} bytes left, {count} needed") from error
 
 
 def _parse(raw: bytes) -> Superblock | None:

@@ -9,10 +9,8 @@ during and after the run.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,12 +31,16 @@ from .store_format import (
     series_of,
 )
 from .store_header import create_header
-from .store_superblock import mark_clean
+from .store_repair import MARGIN, frame_bytes, identity, repair
+from .store_superblock import mark_clean, reserve, trim
 from .vtkhdf import UNBOUNDED_FRAMES, build_views
 
-__all__ = ["RolloutWriter", "repair"]
+__all__ = ["RolloutWriter"]
 
 log = logging.getLogger(__name__)
+
+_AHEAD = 2**24
+"""Room [byte] reserved at a time, where the disk has it; close gives the rest back."""
 
 
 class RolloutWriter:
@@ -171,7 +173,7 @@ class RolloutWriter:
         """Open the file for appending and enter the single-writer mode."""
         file = open_store(self.path, "r+")
         self.layout: Layout = read_layout(file)
-        file.attrs["writer"] = _identity()
+        file.attrs["writer"] = identity()
         build_views(file, self.layout, UNBOUNDED_FRAMES)
         self.n_frames = frame_count(file)
         self._series = series_of(file, self.layout)
@@ -187,7 +189,7 @@ class RolloutWriter:
         self._file: h5py.File | None = file
         self._raw = open(self.path, "r+b", buffering=0)
         self._broken = False
-        mark_clean(self._raw)
+        mark_clean(self._raw, file.id.get_filesize())
 
     def append(
         self,
@@ -229,13 +231,16 @@ class RolloutWriter:
             )
         values = self._collect(frame, tool_pose, scalars)
         try:
-            self._write(t, values)
-        except (OSError, RuntimeError) as error:
+            needed = frame_bytes(self.layout) + MARGIN
+            reserve(self._raw, self._file.id.get_filesize(), needed, max(4 * needed, _AHEAD))
             self._broken = True
+            self._write(t, values)
+            self._broken = False
+        except (OSError, RuntimeError) as error:
             raise StoreError(
                 f"RolloutWriter.append: {self.path}: room for frame {self.n_frames}; got {error}. "
-                f"Frames 0 to {self.n_frames - 1} are safe. Free disk space, then call "
-                "RolloutWriter.resume(path)."
+                f"The {self.n_frames} frames before it are safe. Free disk space, then append "
+                "again or call RolloutWriter.resume(path)."
             ) from error
 
     def _write(self, t: float, values: list[tuple[h5py.Dataset, np.ndarray]]) -> None:
@@ -255,7 +260,7 @@ class RolloutWriter:
 
     def _flush(self) -> None:
         self._file.flush()
-        mark_clean(self._raw)
+        mark_clean(self._raw, self._file.id.get_filesize())
 
     def _collect(
         self, frame: Any, tool_pose: Any, scalars: Mapping[str, Any] | None
@@ -309,22 +314,18 @@ class RolloutWriter:
         if self._file is None:
             return
         file, self._file = self._file, None
-        failed: OSError | RuntimeError | None = None
         try:
             file.close()
+            trim(self._raw)
+            repair(self.path, force=True)
         except (OSError, RuntimeError) as error:
-            failed = error
-        finally:
-            mark_clean(self._raw)
-            self._raw.close()
-        if self._broken or failed:
+            # Raising here would hide the error that ended the run, and the frames are safe.
             log.warning(
-                "RolloutWriter.close: %s: left unfinished after a failed write; its %d frames are "
-                "readable, RolloutWriter.resume(path) or repair(path) finish it", self.path,
-                self.n_frames,
+                "RolloutWriter.close: %s keeps its %d frames but is not finished. %s", self.path,
+                self.n_frames, error,
             )
-            return
-        repair(self.path, force=True)
+        finally:
+            self._raw.close()
 
     def __enter__(self) -> RolloutWriter:
         return self
@@ -335,50 +336,6 @@ class RolloutWriter:
     def __repr__(self) -> str:
         state = "closed" if self._file is None else "open"
         return f"RolloutWriter({str(self.path)!r}, n_frames={self.n_frames}, {state})"
-
-
-def repair(path: str | os.PathLike[str], *, force: bool = False, _finish: bool = True) -> int:
-    """Finish the file of a killed run: drop a half-written frame, close the animation.
-
-    Harmless on a finished file. No field value is copied or changed.
-
-    Args:
-        path: Rollout file.
-        force: Act although the process that wrote the file seems to be alive.
-
-    Returns:
-        Number of complete frames.
-
-    Raises:
-        StoreError: the file is no rollout, is cut, or is being written by another live process.
-    """
-    with open_store(path) as file:
-        owner = file.attrs["writer"]
-    if not force and _is_alive(owner):
-        raise StoreError(
-            f"repair: {path}: a file nobody is writing; got one written by {owner}. Wait for that "
-            "process or end it; pass force=True if it is not the writer."
-        )
-    try:
-        with open(path, "r+b", buffering=0) as raw:
-            mark_clean(raw)
-        with open_store(path, "r+") as file:
-            layout, count = read_layout(file), frame_count(file)
-            for dataset, axis in series_of(file, layout):
-                dataset.resize(count, axis=axis)
-            steps = file["VTKHDF/Steps"]
-            steps.attrs.modify("NSteps", count)
-            if _finish:
-                build_views(file, layout, max(count, 1))
-                file.attrs["writer"] = ""
-    except StoreError:
-        raise
-    except OSError as error:
-        raise StoreError(
-            f"repair: {path}: a writable file and disk; got {error}. Free space or copy the file "
-            "to a disk with room, then call repair(path)."
-        ) from error
-    return count
 
 
 def _array(what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -397,23 +354,3 @@ def _plain_array(value: Any) -> np.ndarray:
 
 def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else value
-
-
-def _identity() -> str:
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-
-
-def _is_alive(owner: str) -> bool:
-    """Whether the writer named in a file still runs, as far as this machine can know."""
-    if not owner:
-        return False
-    who = json.loads(owner)
-    if who["host"] != socket.gethostname() or who["pid"] == os.getpid():
-        return False
-    try:
-        os.kill(who["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
