@@ -75,7 +75,7 @@ class Law:
     """`"F"`: the 3×3 elastic deformation gradient; `"J"`: liquids, the volume ratio alone."""
     hardening: ClassVar[bool] = False
     """True: `flow` carries one scalar internal variable α."""
-    plastic: ClassVar[bool] = False
+    flows: ClassVar[bool] = False
     """True: `flow` is not the identity."""
     n_coefficients: ClassVar[int] = 0
     """Length of the first axis of `coefficients`."""

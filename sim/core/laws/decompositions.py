@@ -22,7 +22,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ..errors import RheogradError, message
 
 __all__ = [
     "LogFrame",
@@ -115,13 +116,12 @@ class _SpectralValues(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[1])
+        ctx.save_for_backward(inputs[0], inputs[1])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
-        (U,) = ctx.saved_tensors
-        return (U * grad[..., None, :]) @ U.mT, None, None
+        A, U = ctx.saved_tensors
+        return _first_order((U * grad[..., None, :]) @ U.mT, A, grad), None, None
 
 
 def spectral_compose(A: Tensor, U: Tensor, f: Tensor, slopes: Tensor) -> Tensor:
@@ -151,19 +151,47 @@ class _SpectralCompose(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[1], inputs[3])
+        ctx.save_for_backward(inputs[0], inputs[1], inputs[3])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
-        U, slopes = ctx.saved_tensors
+        A, U, slopes = ctx.saved_tensors
         M = U.mT @ grad @ U
         M = 0.5 * (M + M.mT)
         d01, d02, d12 = slopes.unbind(-1)
         zero = torch.zeros_like(d01)
         theta = torch.stack([zero, d01, d02, d01, zero, d12, d02, d12, zero], -1)
         theta = theta.reshape(*theta.shape[:-1], 3, 3)
-        return U @ (theta * M) @ U.mT, None, M.diagonal(dim1=-2, dim2=-1), None
+        A_bar = _first_order(U @ (theta * M) @ U.mT, A, grad)
+        return A_bar, None, _first_order(M.diagonal(dim1=-2, dim2=-1), A, grad), None
+
+
+def _first_order(value: Tensor, *sources: Tensor) -> Tensor:
+    """`value`, a first derivative whose own derivative in `sources` raises.
+
+    `once_differentiable` cuts the graph instead: `torch.autograd.grad` then silently returns the
+    second derivative without this contribution.
+    """
+    return _FirstOrder.apply(value, *sources) if torch.is_grad_enabled() else value
+
+
+class _FirstOrder(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, *sources: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        raise RheogradError(
+            message("spectral functions", "first derivatives only", "a second derivative",
+                    "Use NeoHookean or FixedCorotated where a Hessian is needed")
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,7 @@ Each derives from an energy ψ per rest volume, τ = (∂ψ/∂F) Fᵀ, in torch
 Particles that turn inside out (det F ≤ 0) get NaN stress, which the solver reports.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: Warp cannot see the types of a closure in text.
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -33,7 +32,7 @@ def young(mu: float | Tensor, lam: float | Tensor) -> tuple[float | Tensor, floa
     return mu * (3 * lam + 2 * mu) / (lam + mu), lam / (2 * (lam + mu))
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class IsotropicElastic(Law):
     """Parameters E, ν that all isotropic solids share; c = (μ, λ)."""
 
@@ -59,7 +58,7 @@ class IsotropicElastic(Law):
 
 
 @register_law("neo_hookean")
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class NeoHookean(IsotropicElastic):
     """Compressible neo-Hookean solid, τ = μ (F Fᵀ − I) + λ ln J I.
 
@@ -83,7 +82,7 @@ class NeoHookean(IsotropicElastic):
 
 
 @register_law("fixed_corotated")
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FixedCorotated(IsotropicElastic):
     """Fixed corotated solid, τ = 2μ (F − R) Fᵀ + λ J (J − 1) I, with F = R S.
 
@@ -107,7 +106,7 @@ class FixedCorotated(IsotropicElastic):
 
 
 @register_law("hencky")
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Hencky(IsotropicElastic):
     """Hencky solid, τ = 2μ E + λ tr(E) I with the logarithmic strain E = ½ log(F Fᵀ).
 

@@ -7,8 +7,7 @@ Liquids store J alone, so they neither build up nor forget shear strain, and vis
 depend on dt. J ≤ 0 gives NaN.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: Warp cannot see the types of a closure in text.
 import dataclasses
 import functools
 import math
@@ -27,7 +26,7 @@ __all__ = ["HerschelBulkley", "Liquid", "WeaklyCompressible"]
 EQUATIONS_OF_STATE = ("tait", "linear")
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class WeaklyCompressible(Law):
     """Pressure that all liquids share, c = (bulk, gamma, …).
 
@@ -71,7 +70,7 @@ class WeaklyCompressible(Law):
 
 
 @register_law("liquid")
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Liquid(WeaklyCompressible):
     """Newtonian liquid, τ = −J p(J) I + J η (L + Lᵀ − ⅔ tr L I).
 
@@ -102,7 +101,7 @@ class Liquid(WeaklyCompressible):
 
 
 @register_law("herschel_bulkley")
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class HerschelBulkley(WeaklyCompressible):
     """Generalized Newtonian liquid with a yield stress, in the regularization of Papanastasiou.
 

@@ -5,8 +5,7 @@ deformation gradient is F₊ = exp(k dev E + q I) F. Stretches are not clamped: 
 all of (0, ∞).
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: Warp cannot see the types of a closure in text.
 import dataclasses
 import functools
 import math
@@ -28,7 +27,7 @@ SQRT_2_3 = math.sqrt(2 / 3)
 
 
 @register_law("von_mises")
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class VonMises(IsotropicElastic):
     """Metal-like plasticity: yields at a deviatoric stress, with linear isotropic hardening.
 
@@ -43,7 +42,7 @@ class VonMises(IsotropicElastic):
     """
 
     hardening: ClassVar[bool] = True
-    plastic: ClassVar[bool] = True
+    flows: ClassVar[bool] = True
     n_coefficients: ClassVar[int] = 4
 
     yield_stress: float | Tensor = parameter(5e3, "Pa", above=0.0)
@@ -80,7 +79,7 @@ class VonMises(IsotropicElastic):
 
 
 @register_law("drucker_prager")
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DruckerPrager(IsotropicElastic):
     """Sand: shear strength grows with pressure; under tension beyond cohesion it separates.
 
@@ -93,7 +92,7 @@ class DruckerPrager(IsotropicElastic):
     Source: Klár et al. 2016, §7; Drucker & Prager 1952 for a.
     """
 
-    plastic: ClassVar[bool] = True
+    flows: ClassVar[bool] = True
     n_coefficients: ClassVar[int] = 4
 
     E: float | Tensor = parameter(1e6, "Pa", above=0.0)

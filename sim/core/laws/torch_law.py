@@ -15,7 +15,7 @@ __all__ = ["TorchLaw"]
 
 
 @register_law("torch")
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TorchLaw(Law):
     """τ = elastic(F), F₊ = plastic(F_trial), for any callables on (…, 3, 3) tensors.
 
@@ -25,11 +25,11 @@ class TorchLaw(Law):
     """
 
     n_coefficients: ClassVar[int] = 1
-    plastic: ClassVar[bool] = True
+    flows: ClassVar[bool] = True
 
     elastic: Callable[[Tensor], Tensor] = setting()
     """Kirchhoff stress τ [Pa] from F, (…, 3, 3) → (…, 3, 3)."""
-    plastic_map: Callable[[Tensor], Tensor] | None = setting(None)
+    plastic: Callable[[Tensor], Tensor] | None = setting(None)
     """F₊ from the trial F, (…, 3, 3) → (…, 3, 3); None for no plasticity."""
     stiffness: float | Tensor = parameter(1e5, "Pa", above=0.0)
     """P-wave modulus [Pa] that bounds the step size; the stiffest response the function may
@@ -44,12 +44,12 @@ class TorchLaw(Law):
     def flow(
         self, F: Tensor, alpha: Tensor | None, c: Tensor, dt: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        return (F if self.plastic_map is None else self.plastic_map(F)), alpha
+        return (F if self.plastic is None else self.plastic(F)), alpha
 
     def wave_modulus(self, c: Tensor) -> Tensor:
         return c[0]
 
     def weights(self) -> tuple[Tensor, ...]:
-        modules = [m for m in (self.elastic, self.plastic_map) if isinstance(m, torch.nn.Module)]
+        modules = [m for m in (self.elastic, self.plastic) if isinstance(m, torch.nn.Module)]
         found = {id(w): w for m in modules for w in m.parameters()}
         return tuple(found.values())

@@ -5,8 +5,7 @@ counts as constant in differentiation, and a function that attaches the exact de
 stored result, so that a reverse pass never repeats the iteration.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: Warp cannot see the types of a closure in text.
 import functools
 from types import SimpleNamespace
 from typing import Any
