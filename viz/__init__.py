@@ -40,7 +40,6 @@ _PUBLIC = {
     "Report": "report",
     "build_viewer": "viewer",
     "view": "viewer",
-    "save_player": "web",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -1,0 +1,237 @@
+"""Interactive view of a stored rollout.
+
+    space  play and pause      ← →  one frame back and on     Home, End  first and last frame
+    f      next field          g    particles or surface      p          save a picture
+
+`build_viewer` adds all of it to any plotter, so that it also works (and is tested) off screen;
+`view` opens the window.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .convert import field_range, scene_from_reader
+from .draw import STYLES, draw
+from .fields import available_fields
+from .frames import apply_effects, scene_camera, set_lights
+from .theme import Theme, theme_of
+
+__all__ = ["Viewer", "build_viewer", "view"]
+
+logger = logging.getLogger(__name__)
+
+
+class Viewer:
+    """A rollout on a plotter: the current frame, field and style, and what changes them.
+
+    Args:
+        reader: stored rollout (see `scene_from_reader`).
+        plotter: `pyvista.Plotter`.
+        trajectory: which trajectory.
+        field: color by this field at first; None colors by group.
+        style: "particles" or "surface".
+        theme: "light" or "dark".
+        fps: frames per second when playing.
+        scene_options: fields of `Scene` for every frame.
+    """
+
+    def __init__(
+        self,
+        reader: Any,
+        plotter: Any,
+        *,
+        trajectory: int = 0,
+        field: str | None = None,
+        style: str = "particles",
+        theme: Theme | str = "light",
+        fps: float = 25.0,
+        scene_options: dict[str, Any] | None = None,
+    ) -> None:
+        self.reader, self.plotter = reader, plotter
+        self.trajectory, self.style, self.theme = trajectory, style, theme_of(theme)
+        self.fps = fps
+        self.index = 0
+        self.playing = False
+        self.slider: Any = None
+        self._options = dict(scene_options or {})
+        first = reader.frame(0, trajectory=trajectory)
+        self.fields: list[str | None] = [None, *available_fields(first)]
+        if field is not None and field not in self.fields:
+            self.fields.append(field)
+        self.field = field
+        self._ranges: dict[str, tuple[float, float]] = {}
+        self.scene: Any = None
+        self._actors: list[str] = []
+
+    @property
+    def frame_count(self) -> int:
+        """Number of stored frames."""
+        return int(self.reader.n_frames)
+
+    def show_frame(self, index: float) -> None:
+        """Draw a frame; the number is rounded and kept between the first and the last."""
+        self.index = int(np.clip(round(float(index)), 0, self.frame_count - 1))
+        self.scene = self._scene(self.index)
+        self._options.setdefault("spacing", self.scene.particle_spacing())
+        plotter = self.plotter
+        suppressed, plotter.suppress_rendering = plotter.suppress_rendering, True
+        for name in self._actors:
+            plotter.remove_actor(name, render=False)
+        before = set(plotter.actors)
+        draw(plotter, self.scene, style=self.style, theme=self.theme)
+        self._actors = [name for name in plotter.actors if name not in before]
+        plotter.suppress_rendering = suppressed
+        if self.slider is not None:
+            self.slider.GetRepresentation().SetValue(self.index)
+        plotter.render()
+
+    def step(self, count: int) -> None:
+        """Go some frames on or back; beyond the end it starts again."""
+        self.show_frame((self.index + count) % self.frame_count)
+
+    def toggle_play(self) -> None:
+        """Play or pause."""
+        self.playing = not self.playing
+
+    def tick(self, _step: int = 0) -> None:
+        """Next frame if playing; called by the timer."""
+        if self.playing:
+            self.step(1)
+
+    def next_field(self) -> None:
+        """Color by the next field; after the last by group again."""
+        place = self.fields.index(self.field)
+        self.field = self.fields[(place + 1) % len(self.fields)]
+        self.show_frame(self.index)
+
+    def next_style(self) -> None:
+        """Particles or surface."""
+        self.style = STYLES[(STYLES.index(self.style) + 1) % len(STYLES)]
+        self.show_frame(self.index)
+
+    def save_picture(self) -> Path:
+        """Write what is seen to frame_<index>.png in the current folder."""
+        path = Path(f"frame_{self.index:05d}.png").resolve()
+        self.plotter.screenshot(path)
+        logger.info("saved %s", path)
+        return path
+
+    def _scene(self, index: int):
+        options = dict(self._options)
+        if self.field is not None:
+            if self.field not in self._ranges:
+                self._ranges[self.field] = field_range(
+                    self.reader, self.field, trajectory=self.trajectory
+                )
+            options.setdefault("clim", self._ranges[self.field])
+        return scene_from_reader(
+            self.reader, index, trajectory=self.trajectory, field=self.field, **options
+        )
+
+
+def build_viewer(reader: Any, plotter: Any, **options: Any) -> Viewer:
+    """Put a rollout with slider and keys on a plotter.
+
+    Args:
+        reader: stored rollout (see `scene_from_reader`).
+        plotter: `pyvista.Plotter`, on or off screen.
+        options: see `Viewer`.
+
+    Returns:
+        The viewer; `plotter.show()` starts it.
+    """
+    viewer = Viewer(reader, plotter, **options)
+    plotter.set_background(viewer.theme.background)
+    set_lights(plotter)
+    viewer.show_frame(0)
+    scene_camera(viewer.scene, tuple(plotter.window_size), margin=1.14, reserve=0.12).apply(plotter)
+    apply_effects(plotter, viewer.scene, antialias=False)
+    if viewer.frame_count > 1:
+        viewer.slider = plotter.add_slider_widget(
+            viewer.show_frame,
+            (0, viewer.frame_count - 1),
+            value=0,
+            pointa=(0.36, 0.035),
+            pointb=(0.95, 0.035),
+            fmt="%.0f",
+            color=viewer.theme.text,
+            style="modern",
+            interaction_event="always",
+        )
+        bar = viewer.slider.GetRepresentation()
+        bar.SetTubeWidth(0.006)
+        bar.SetSliderWidth(0.022)
+        bar.SetSliderLength(0.012)
+        bar.SetTitleHeight(0.0)
+        bar.SetLabelHeight(0.022)
+    keys = {
+        "space": viewer.toggle_play,
+        "Right": lambda: viewer.step(1),
+        "Left": lambda: viewer.step(-1),
+        "Home": lambda: viewer.show_frame(0),
+        "End": lambda: viewer.show_frame(viewer.frame_count - 1),
+        "f": viewer.next_field,
+        "g": viewer.next_style,
+        "p": viewer.save_picture,
+    }
+    for key, action in keys.items():
+        if key in "fp":
+            plotter.clear_events_for_key(key, raise_on_missing=False)
+        plotter.add_key_event(key, action)
+    return viewer
+
+
+def view(
+    source: Any,
+    *,
+    size: tuple[int, int] = (1200, 860),
+    play: bool = True,
+    **options: Any,
+) -> None:
+    """Open a window on a stored rollout and return when it is closed.
+
+    Args:
+        source: reader, or path of a rollout file.
+        size: width and height of the window [px].
+        play: start playing at once.
+        options: see `Viewer`.
+
+    Raises:
+        RuntimeError: if there is no display.
+        FileNotFoundError: if the path does not exist.
+    """
+    if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
+        raise FileNotFoundError(f"view: a rollout file; got {source}, not found. Check the path.")
+    _require_display()
+    import pyvista as pv
+
+    reader = source
+    if isinstance(source, (str, os.PathLike)):
+        from ..sim.io.store import RolloutReader
+
+        reader = RolloutReader(source)
+    plotter = pv.Plotter(window_size=size, lighting="none", title="Rheograd")
+    viewer = build_viewer(reader, plotter, **options)
+    viewer.playing = play
+    plotter.add_timer_event(
+        max_steps=2**31 - 1, duration=max(1, round(1000 / viewer.fps)), callback=viewer.tick
+    )
+    plotter.show()
+
+
+def _require_display() -> None:
+    """Fail with advice where VTK would crash or hang."""
+    if sys.platform.startswith(("win", "darwin", "cygwin")):
+        return
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise RuntimeError(
+            "view: a display; got none, DISPLAY and WAYLAND_DISPLAY are not set. Use "
+            "render_movie and look at the file, or connect with `ssh -X`."
+        )
