@@ -18,6 +18,7 @@ import meshio
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
+from scipy.spatial import cKDTree
 
 from ..core.errors import InputError, message
 from ..core.mesh_shape import MeshShape, count_open_edges, mesh_volume
@@ -82,14 +83,16 @@ def load_mesh(
     Differentiable in nothing: a mesh is data.
     Source: file formats as read by meshio.
     """
-    vertices, faces = _surface(*_read(Path(path)), str(path))
+    vertices, blocks = _read(Path(path))
     if not np.isfinite(vertices).all():
         raise InputError(
             message(
                 f"load_mesh({path})", "finite coordinates", "NaN or infinity", "Export it again"
             )
         )
-    vertices, faces = _merge(vertices, faces, merge_tolerance)
+    faces = _surface(blocks, _merged(vertices, merge_tolerance), str(path))
+    a, b, c = faces.T
+    faces = faces[(a != b) & (b != c) & (c != a)]
     if len(faces) == 0:
         raise InputError(
             message(
@@ -99,6 +102,8 @@ def load_mesh(
                 "Export the mesh again, or lower merge_tolerance",
             )
         )
+    used, packed = np.unique(faces, return_inverse=True)
+    vertices, faces = vertices[used], packed.reshape(-1, 3)
     faces = orient_outward(vertices, faces)
     open_edges = count_open_edges(faces)
     if open_edges and require_closed:
@@ -237,7 +242,7 @@ def orient_outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(faces)
 
 
-def _read(path: Path) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
+def _read(path: Path) -> tuple[np.ndarray, list[tuple[str, Any]]]:
     """Points and cell blocks of a file."""
     if not path.is_file():
         raise FileNotFoundError(
@@ -248,7 +253,7 @@ def _read(path: Path) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
     points = np.asarray(mesh.points, dtype=np.float64)
     if points.ndim == 2 and points.shape[1] == 2:
         points = np.column_stack((points, np.zeros(len(points))))
-    return points, [(block.type, np.asarray(block.data)) for block in mesh.cells]
+    return points, [(block.type, block.data) for block in mesh.cells]
 
 
 @contextlib.contextmanager
@@ -277,19 +282,18 @@ def _meshio(where: str, path: Path) -> Iterator[None]:
         log.debug("%s: %s", path, said.getvalue().strip())
 
 
-def _surface(
-    points: np.ndarray, blocks: Sequence[tuple[str, np.ndarray]], name: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _surface(blocks: Sequence[tuple[str, Any]], merged: np.ndarray, name: str) -> np.ndarray:
     """Boundary triangles of the volume cells, or the flat cells if there are no volume cells."""
     solid, flat = [], []
     for kind, data in blocks:
         base = _CORNERS.get(kind, kind)
         if base in _CELL_FACES:
+            data = merged[np.asarray(data)]
             solid += [data[:, list(corners)] for corners in _CELL_FACES[base]]
         elif kind in _FLAT_CORNERS:
-            flat.append(data[:, : _FLAT_CORNERS[kind]])
+            flat.append(merged[np.asarray(data)[:, : _FLAT_CORNERS[kind]]])
         elif kind == "polygon":
-            flat += [np.asarray(row)[None] for row in data]
+            flat += [merged[np.asarray(row)][None] for row in data]
     if solid:
         faces = _boundary(solid)
     else:
@@ -303,7 +307,7 @@ def _surface(
                 "Export a surface, not points or lines",
             )
         )
-    return points, np.concatenate(faces).astype(np.int64)
+    return np.concatenate(faces).astype(np.int64)
 
 
 def _boundary(polygons: list[np.ndarray]) -> list[np.ndarray]:
@@ -327,20 +331,17 @@ def _fan(polygons: np.ndarray) -> np.ndarray:
     return np.concatenate([polygons[:, [0, i, i + 1]] for i in range(1, n - 1)])
 
 
-def _merge(
-    vertices: np.ndarray, faces: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Merge coincident vertices; drop collapsed triangles and vertices that no triangle uses."""
-    used = vertices[np.unique(faces)]
-    side = float((used.max(0) - used.min(0)).max())
-    cell = tolerance * side
-    keys = np.round((vertices - used.min(0)) / cell) if cell > 0 else vertices
-    _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    faces = first[index.ravel()][faces]
-    a, b, c = faces.T
-    faces = faces[(a != b) & (b != c) & (c != a)]
-    kept, packed = np.unique(faces, return_inverse=True)
-    return vertices[kept], packed.reshape(-1, 3)
+def _merged(vertices: np.ndarray, tolerance: float) -> np.ndarray:
+    """For each vertex the first one at its place, within a tolerance in longest sides."""
+    count = len(vertices)
+    if count == 0:
+        return np.arange(0)
+    side = float((vertices.max(0) - vertices.min(0)).max())
+    pairs = cKDTree(vertices).query_pairs(tolerance * side, output_type="ndarray")
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    _, label = connected_components(graph, directed=False)
+    _, first = np.unique(label, return_index=True)
+    return first[label]
 
 
 def _flips(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
