@@ -76,6 +76,8 @@ class Collider:
     """Rate s at which influence decays before touch [1/m]; 0 is hard contact. It reaches 4/s."""
     contact: str = "separate"
     """Contact mode: "separate", "slip" or "sticky"; material may lift off by default."""
+    inverted: bool = False
+    """Whether the solid is the outside of the shape, which then is a container; False."""
     name: str = ""
     """Name in messages and in parameters; empty if nothing refers to it."""
 
@@ -341,6 +343,8 @@ def _locate(
     position, orientation = pose[:, None, :3], pose[:, None, 3:]
     local = rotations.rotate_inverse(orientation, points - position)
     d, n = collider.shape.signed_distance(local)
+    if collider.inverted:
+        d, n = -d, -n
     n = rotations.rotate(orientation, n)
     if planar:
         n = direction(n * n.new_tensor((1.0, 0.0, 1.0)), E_Z)[1]

@@ -4,7 +4,8 @@
 and no in-place updates, and take the same one-sided derivatives as the torch reference, so a kernel
 that calls them may be launched with `adjoint=True`.
 
-    kind = shape + 16 contact        shape: 0 Sphere … 6 MeshShape;  contact: index in CONTACT_MODES
+    kind = shape + 16 contact + 64 inverted
+    shape: 0 Sphere … 6 MeshShape;  contact: index in CONTACT_MODES;  inverted: 0 or 1
 
 Source: as in `colliders` and `shapes`.
 """
@@ -20,10 +21,12 @@ from .colliders import CONTACT_MODES, TINY_SPEED_SQUARED, Collider
 from .mesh_shape import MeshShape
 from .shape_base import TINY
 
-__all__ = ["CONTACT_STRIDE", "Functions", "Packed", "functions", "pack"]
+__all__ = ["CONTACT_STRIDE", "INVERTED", "Functions", "Packed", "functions", "pack"]
 
 CONTACT_STRIDE = 16
-"""Contact mode times this plus shape kind is the engine's `kind`."""
+"""Contact mode times this plus shape kind is the engine's `kind` of a collider."""
+INVERTED = 64
+"""Added to `kind` for an inverted collider."""
 
 
 class Functions(NamedTuple):
@@ -42,7 +45,7 @@ class Packed(NamedTuple):
     """A collider as arguments of the engine functions."""
 
     kind: int
-    """Shape kind + 16 contact mode."""
+    """Shape kind + 16 contact mode + 64 if inverted."""
     size: Any
     """Lengths of the shape [m], vec3."""
     volume: Any
@@ -73,7 +76,9 @@ def pack(collider: Collider, real: Any, device: str = "cpu") -> Packed:
     if isinstance(shape, MeshShape):
         grid, origin, dx = shape.distances, shape.origin, shape.dx
     return Packed(
-        kind=shape.kind + CONTACT_STRIDE * CONTACT_MODES.index(collider.contact),
+        kind=shape.kind
+        + CONTACT_STRIDE * CONTACT_MODES.index(collider.contact)
+        + INVERTED * collider.inverted,
         size=vec3(*shape.size()),
         volume=wp.array(grid, dtype=real, device=device),
         origin=vec3(*origin),
@@ -101,7 +106,7 @@ def functions(real: Any, dim: int = 3) -> Functions:
     tiny, tiny_speed = real(TINY), real(TINY_SPEED_SQUARED)
     zero, one, two, quarter = real(0.0), real(1.0), real(2.0), real(0.25)
     planar = wp.constant(1 if dim == 2 else 0)
-    stride = wp.constant(CONTACT_STRIDE)
+    stride, flag = wp.constant(CONTACT_STRIDE), wp.constant(INVERTED)
     slip = wp.constant(CONTACT_MODES.index("slip"))
     sticky = wp.constant(CONTACT_MODES.index("sticky"))
 
@@ -267,9 +272,10 @@ def functions(real: Any, dim: int = 3) -> Functions:
         axis = vec3(pose_q[1], pose_q[2], pose_q[3])
         local = rotate(w, -axis, x - pose_p)
         d, m = shape_distance(kind, size, local, volume, origin, dx)
-        turned = rotate(w, axis, m)
+        side = wp.where(kind >= flag, -one, one)
+        turned = rotate(w, axis, side * m)
         length, flat = unit(vec3(turned[0], zero, turned[2]), vec3(zero, zero, one))
-        return d, wp.where(planar == 1, flat, turned)
+        return side * d, wp.where(planar == 1, flat, turned)
 
     @wp.func
     def influence(d: real, softness: real):
@@ -295,7 +301,7 @@ def functions(real: Any, dim: int = 3) -> Functions:
         dx: real,
     ):
         d, n = world_distance(x, pose_p, pose_q, kind, size, volume, origin, dx)
-        mode = kind // stride
+        mode = (kind % flag) // stride
         moving = lin + wp.cross(ang, x - pose_p)
         flat = vec3(moving[0], zero, moving[2])
         rel = v - wp.where(planar == 1, flat, moving)

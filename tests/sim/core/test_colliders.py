@@ -256,6 +256,18 @@ def test_batch_equals_loop_and_colliders_act_in_order():
     torch.testing.assert_close(mixed[1:2], single, rtol=0, atol=1e-14)
 
 
+def test_inverted_cylinder_keeps_material_in():
+    tank = Collider(Cylinder(0.5, 1.0), inverted=True)
+    x = torch.tensor([[0.4, 0.0, 0.0], [0.6, 0.0, 0.0]], dtype=F64)
+    v = torch.tensor([[[1.0, 2.0, 0.0], [1.0, 2.0, 0.0]]], dtype=F64)
+    pose = poses_of([tank], 1, F64)
+    out = collide(v, x, [tank], pose, torch.zeros(1, 1, 6, dtype=F64))
+    torch.testing.assert_close(out[0, 0], v[0, 0])
+    torch.testing.assert_close(out[0, 1], torch.tensor([0.0, 2.0, 0.0], dtype=F64))
+    back = push_out(x, [tank], pose)
+    torch.testing.assert_close(back[0, 1], torch.tensor([0.5, 0.0, 0.0], dtype=F64))
+
+
 def test_push_out_moves_to_the_surface():
     for shape in SHAPES:
         collider, data = scene(shape, count=300)

@@ -143,8 +143,19 @@ def reference(v, x, pose, twist, friction, softness, collider, dim):
 @pytest.mark.parametrize("softness", [0.0, 6.0])
 @pytest.mark.parametrize("name", SHAPES)
 def test_engine_equals_torch(name, softness, contact, dim):
+    check_parity(colliders.Collider(SHAPES[name](), contact=contact), softness, dim)
+
+
+@pytest.mark.parametrize("dim", [3, 2])
+@pytest.mark.parametrize("contact", colliders.CONTACT_MODES)
+def test_engine_equals_torch_for_containers(contact, dim):
+    shape = shapes.Cylinder(0.6, 0.5)
+    check_parity(colliders.Collider(shape, contact=contact, inverted=True), 6.0, dim)
+
+
+def check_parity(collider, softness, dim):
     """Same operations in the same order: differences are rounding, below 1e-12 in float64."""
-    collider = colliders.Collider(SHAPES[name](), contact=contact)
+    contact = collider.contact
     v, x, pose, twist = scene(F64, dim)
     friction = torch.tensor([0.4], dtype=F64)
     soft = torch.tensor([softness], dtype=F64)
