@@ -22,6 +22,8 @@ _PUBLIC = {
     "Scene": "scene",
     "Tool": "scene",
     "field_range": "convert",
+    "model_config": "convert",
+    "open_reader": "convert",
     "scene_from_reader": "convert",
     "scene_from_state": "convert",
     "estimate_spacing": "surface",

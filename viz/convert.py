@@ -3,15 +3,75 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .fields import as_array, particle_field
 from .scene import Scene, Tool, embed, value_span
+from .shapes import shape_name
 
-__all__ = ["field_range", "scene_from_reader", "scene_from_state"]
+__all__ = [
+    "field_range",
+    "model_config",
+    "open_reader",
+    "scene_from_reader",
+    "scene_from_state",
+]
+
+
+def open_reader(source: Any) -> Any:
+    """Reader of a rollout file, or the reader itself.
+
+    Raises:
+        FileNotFoundError: if the path does not exist.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return source
+    if not Path(source).exists():
+        raise FileNotFoundError(
+            f"open_reader: a rollout file; got {source}, not found. Check the path."
+        )
+    from ..sim.io.store import RolloutReader
+
+    return RolloutReader(source)
+
+
+def model_config(model: Any) -> dict[str, Any]:
+    """What a stored rollout needs to be drawn, for the `config` of its writer.
+
+    Args:
+        model: see `scene_from_state`.
+
+    Returns:
+        {"domain": {"lower", "upper"}, "tools": [{"name", "shape": {"type", ...}}], "looks"}, plain
+        numbers, lists and strings.
+    """
+    tools = []
+    for collider in getattr(model, "colliders", ()):
+        shape = collider.shape
+        names = (
+            [f.name for f in dataclasses.fields(shape)]
+            if dataclasses.is_dataclass(shape)
+            else list(vars(shape))
+        )
+        entry: dict[str, Any] = {"type": shape_name(shape)}
+        for name in names:
+            value = as_array(getattr(shape, name))
+            if value.dtype.kind in "fiub":
+                entry[name] = value.tolist()
+        tools.append({"name": str(getattr(collider, "name", "")), "shape": entry})
+    lower, upper = (
+        as_array(c).astype(float).tolist() for c in (model.grid.lower, model.grid.upper)
+    )
+    return {
+        "domain": {"lower": lower, "upper": upper},
+        "tools": tools,
+        "looks": _looks(model),
+    }
 
 
 def scene_from_reader(
@@ -28,7 +88,8 @@ def scene_from_reader(
 
     Args:
         reader: object with `n_frames, times, groups, frame(t, trajectory=...), config`; "domain"
-            {"lower", "upper"}, "tools" and "title" of the config are used where present.
+            {"lower", "upper"}, "tools" and "looks" of the config are used where present (see
+            `model_config`).
         index: frame, 0 … n_frames − 1; negative counts from the end.
         trajectory: which trajectory of the file.
         field: color by this field (see `particle_field`) instead of by group.
@@ -43,11 +104,12 @@ def scene_from_reader(
     Raises:
         IndexError: if the frame does not exist.
     """
+    reader = open_reader(reader)
     count = int(reader.n_frames)
     if not -count <= index < count:
         raise IndexError(f"scene_from_reader: frame in [0, {count}); got {index}. Lower the index.")
     index %= count
-    frame = reader.frame(index, trajectory=trajectory)
+    frame = _whole_frame(reader, index, trajectory)
     config = dict(getattr(reader, "config", None) or {})
     domain = config.get("domain") or {}
     items: dict[str, Any] = {
@@ -57,6 +119,7 @@ def scene_from_reader(
         "lower": domain.get("lower"),
         "upper": domain.get("upper"),
         "tools": _tools(config.get("tools") or [] if tools is None else tools, frame),
+        "looks": dict(config.get("looks") or {}),
     }
     if field is not None:
         if field == "displacement" and rest is None:
@@ -87,16 +150,14 @@ def scene_from_state(
     frame = {
         n: as_array(getattr(state, n))[batch] for n in names if getattr(state, n, None) is not None
     }
-    groups, looks, start = {}, {}, 0
+    groups, start = {}, 0
     for group in model.groups:
         groups[group.name] = (start, start + group.count)
         start += group.count
-        if getattr(group.law, "storage", "F") == "J":
-            looks[group.name] = "liquid"
     items: dict[str, Any] = {
         "x": frame["x"],
         "groups": groups,
-        "looks": looks,
+        "looks": _looks(model),
         "lower": model.grid.lower,
         "upper": model.grid.upper,
         "tools": _tools(getattr(model, "colliders", ()), frame),
@@ -114,7 +175,7 @@ def field_range(
     rest = as_array(reader.frame(0, trajectory=trajectory)["x"])
     values = [
         particle_field(
-            field, reader.frame(int(i), trajectory=trajectory), groups=reader.groups, rest=rest
+            field, _whole_frame(reader, int(i), trajectory), groups=reader.groups, rest=rest
         )[0]
         for i in np.unique(np.linspace(0, count - 1, min(samples, count)).round())
     ]
@@ -123,6 +184,25 @@ def field_range(
     if not values.size:
         return 0.0, 1.0
     return value_span(np.percentile(values, [1, 99]))
+
+
+def _whole_frame(reader: Any, index: int, trajectory: int) -> dict[str, np.ndarray]:
+    """A frame with partly stored fields as NaN elsewhere, if the reader knows where."""
+    frame = {n: as_array(v) for n, v in reader.frame(index, trajectory=trajectory).items()}
+    if not hasattr(reader, "particles"):
+        return frame
+    count = len(frame["x"])
+    for name in [n for n in frame if n in reader.fields and len(frame[n]) < count]:
+        whole = np.full((count, *frame[name].shape[1:]), np.nan)
+        whole[as_array(reader.particles(name))] = frame[name]
+        frame[name] = whole
+    return frame
+
+
+def _looks(model: Any) -> dict[str, str]:
+    """Groups whose law keeps no shape look liquid."""
+    liquid = [g.name for g in model.groups if getattr(g.law, "storage", "F") == "J"]
+    return dict.fromkeys(liquid, "liquid")
 
 
 class _Attributes:

@@ -51,7 +51,8 @@ def draw(
     lower, upper = scene.bounds()
     solids = [(tool, _tool_mesh(tool, lower, upper)) for tool in scene.tools]
     if floor and not scene.planar:
-        plotter.add_actor(floor_plane(scene, [mesh for _, mesh in solids], theme))
+        pixels = min(640, max(plotter.window_size))
+        plotter.add_actor(floor_plane(scene, [mesh for _, mesh in solids], theme, pixels))
     if scene.lower is not None:
         _draw_domain(plotter, scene, theme)
     if scene.x is not None and len(scene.x):

@@ -121,8 +121,11 @@ def particle_field(
         if "J" in frame and as_array(frame["J"]).size:
             parts.append(as_array(frame["J"]).reshape(-1))
         if "F" in frame and as_array(frame["F"]).size:
-            parts.append(np.linalg.det(as_array(frame["F"])))
-        if len(parts) == 2 and len(parts[0]) == len(x):
+            F = as_array(frame["F"])
+            known = np.isfinite(F).all(axis=(-2, -1))
+            parts.append(np.full(len(F), np.nan))
+            parts[-1][known] = np.linalg.det(F[known])
+        if len(parts) == 2 and len(parts[0]) == len(x) and np.isfinite(parts[0]).all():
             parts = parts[:1]
     elif name in frame and name not in _RESERVED:
         stored = as_array(frame[name])
@@ -141,7 +144,8 @@ def _place(name, parts, count, groups) -> np.ndarray:
     free = dict(groups or {})
     for part in parts:
         if len(part) == count:
-            return part
+            values = np.where(np.isnan(values), part, values)
+            continue
         choices = [
             subset
             for size in range(1, len(free) + 1)

@@ -111,7 +111,7 @@ def floor_image(
     return np.round(255 * color).astype(np.uint8), low, high
 
 
-def floor_plane(scene: Scene, tool_meshes: Sequence[Any], theme: Theme):
+def floor_plane(scene: Scene, tool_meshes: Sequence[Any], theme: Theme, pixels: int = 640):
     """Actor of the floor at the bottom of a scene."""
     import pyvista as pv
 
@@ -128,7 +128,7 @@ def floor_plane(scene: Scene, tool_meshes: Sequence[Any], theme: Theme):
     for part in scene.meshes:
         triangles.append(embed(np.asarray(part.vertices))[np.asarray(part.faces).reshape(-1, 3)])
     spacing = scene.particle_spacing()
-    image, low, high = floor_image(lower, upper, points, spacing, triangles, theme)
+    image, low, high = floor_image(lower, upper, points, spacing, triangles, theme, pixels=pixels)
     height = lower[2] - 1e-3 * float((upper - lower).max())
     corners = [(low[0], low[1], height), (high[0], low[1], height), (high[0], high[1], height)]
     corners.append((low[0], high[1], height))

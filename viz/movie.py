@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .convert import field_range, scene_from_reader
+from .convert import field_range, open_reader, scene_from_reader
 from .frames import FrameRenderer
 from .scene import Scene
 from .theme import Theme, theme_of
@@ -106,9 +106,9 @@ def render_movie(
     """Movie of a rollout, of scenes or of pictures.
 
     Args:
-        source: a reader of a stored rollout (see `scene_from_reader`); a list of readers, shown
-            side by side; or an iterable whose items are `Scene`s, pictures (H, W, 3), or lists of
-            either to show side by side.
+        source: a path or reader of a stored rollout (see `scene_from_reader`); a list of
+            these, shown side by side; or an iterable whose items are `Scene`s, pictures
+            (H, W, 3), or lists of either to show side by side.
         path: .gif or .mp4 file.
         fps: frames per second; a GIF can show 50 at most.
         size: width and height of one panel [px].
@@ -132,6 +132,7 @@ def render_movie(
         ImportError: for MP4 without imageio-ffmpeg.
     """
     path = _checked_path(path, fps)
+    source = open_reader(source)
     readers = _readers(source)
     if readers:
         panels, total = _reader_scenes(readers, frames, trajectory, field, scene_options or {})
@@ -210,8 +211,9 @@ def _readers(source) -> list[Any]:
 
     if is_reader(source):
         return [source]
-    if isinstance(source, (list, tuple)) and source and all(map(is_reader, source)):
-        return list(source)
+    if isinstance(source, (list, tuple)) and source:
+        opened = [open_reader(item) for item in source]
+        return opened if all(map(is_reader, opened)) else []
     return []
 
 

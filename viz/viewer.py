@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .convert import field_range, scene_from_reader
+from .convert import field_range, open_reader, scene_from_reader
 from .draw import STYLES, draw
 from .fields import available_fields
 from .frames import apply_effects, scene_camera, set_lights
@@ -207,16 +207,10 @@ def view(
         RuntimeError: if there is no display.
         FileNotFoundError: if the path does not exist.
     """
-    if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
-        raise FileNotFoundError(f"view: a rollout file; got {source}, not found. Check the path.")
+    reader = open_reader(source)
     _require_display()
     import pyvista as pv
 
-    reader = source
-    if isinstance(source, (str, os.PathLike)):
-        from ..sim.io.store import RolloutReader
-
-        reader = RolloutReader(source)
     plotter = pv.Plotter(window_size=size, lighting="none", title="Rheograd")
     viewer = build_viewer(reader, plotter, **options)
     viewer.playing = play

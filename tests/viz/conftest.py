@@ -15,7 +15,7 @@ class PoolReader:
         half = spacing / 2
         sides = [np.arange(half, 1.0, spacing)] * (dim - 1) + [np.arange(half, 0.2, spacing)]
         self.water = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, dim)
-        ball = np.stack(np.meshgrid(*[np.arange(-0.12, 0.13, spacing)] * dim, indexing="ij"), -1)
+        ball = np.stack(np.meshgrid(*[np.arange(-4, 5) * spacing] * dim, indexing="ij"), -1)
         ball = ball.reshape(-1, dim)
         self.ball = ball[np.linalg.norm(ball, axis=1) < 0.13]
         n = len(self.water)

@@ -11,7 +11,7 @@ from rheograd.viz import build_viewer, view
 def plotter():
     import pyvista as pv
 
-    plotter = pv.Plotter(off_screen=True, window_size=(240, 180), lighting="none")
+    plotter = pv.Plotter(off_screen=True, window_size=(160, 120), lighting="none")
     yield plotter
     plotter.close()
 
