@@ -87,7 +87,7 @@ class Law:
         super().__init_subclass__(**kwargs)
         # A subclass that changes one form of a law must not inherit the other form unchanged.
         own = cls.__dict__
-        torch_form = "stress" in own or "flow" in own or "coefficients" in own
+        torch_form = "stress" in own or "flow" in own
         if torch_form and "engine_functions" not in own:
             cls.engine_functions = Law.engine_functions
         elif "engine_functions" in own and not torch_form:

@@ -119,8 +119,7 @@ class Hencky(IsotropicElastic):
         return hencky_stress(F, c)
 
     def energy(self, F: Tensor, c: Tensor) -> Tensor:
-        eps = log_frame(F).eps
-        return c[0] * eps.square().sum(-1) + 0.5 * c[1] * eps.sum(-1).square()
+        return hencky_energy(F, c)
 
     def engine_functions(self, real: Any) -> tuple[Any, Any]:
         return _hencky(real)
@@ -132,6 +131,12 @@ def hencky_stress(F: Tensor, c: Tensor) -> Tensor:
     E = log_strain(F)
     eye = torch.eye(3, dtype=F.dtype, device=F.device)
     return 2 * mu * E + lam * E.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] * eye
+
+
+def hencky_energy(F: Tensor, c: Tensor) -> Tensor:
+    """ψ = μ ‖E‖² + ½ λ (tr E)² [J/m³] with c = (μ, λ, …); see `Hencky`."""
+    eps = log_frame(F).eps
+    return c[0] * eps.square().sum(-1) + 0.5 * c[1] * eps.sum(-1).square()
 
 
 def _expand(c: Tensor, F: Tensor) -> tuple[Tensor, Tensor]:

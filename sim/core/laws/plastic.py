@@ -18,7 +18,13 @@ from torch import Tensor
 from ..backend import warp
 from .base import parameter, register_law, stack_coefficients
 from .decompositions import log_frame, stretch_by
-from .elastic import IsotropicElastic, hencky_engine_stress, hencky_stress, lame
+from .elastic import (
+    IsotropicElastic,
+    hencky_energy,
+    hencky_engine_stress,
+    hencky_stress,
+    lame,
+)
 from .warp_linalg import linalg
 
 __all__ = ["DruckerPrager", "VonMises"]
@@ -26,46 +32,60 @@ __all__ = ["DruckerPrager", "VonMises"]
 SQRT_2_3 = math.sqrt(2 / 3)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class HenckyPlastic(IsotropicElastic):
+    """Elastic part that the plastic solids share: stress and stored energy of `Hencky`."""
+
+    flows: ClassVar[bool] = True
+
+    def stress(self, F: Tensor, L: Tensor | None, c: Tensor) -> Tensor:
+        return hencky_stress(F, c)
+
+    def energy(self, F: Tensor, c: Tensor) -> Tensor:
+        return hencky_energy(F, c)
+
+
 @register_law("von_mises")
 @dataclasses.dataclass(frozen=True, eq=False)
-class VonMises(IsotropicElastic):
-    """Metal-like plasticity: yields at a deviatoric stress, with linear isotropic hardening.
+class VonMises(HenckyPlastic):
+    """Metals, clay, paste: yields at a deviatoric stress, hardens linearly, flows with viscosity.
 
         yield:   ‖dev τ‖ ≤ √⅔ (σ_Y + H α),  that is √(3/2) ‖dev τ‖ ≤ σ_Y + H α
-        return:  Δ = (2μ‖e‖ − √⅔ (σ_Y + H α)) / (2μ + ⅔H),  e = dev ε
+        return:  Δ = (2μ‖e‖ − √⅔ (σ_Y + H α)) / (2μ + ⅔H + 2η/dt),  e = dev ε
                  e₊ = (1 − Δ/‖e‖) e,  α₊ = α + √⅔ Δ
 
+    η = 0 is independent of rate. With η > 0 the stress beyond yield relaxes over the time η/μ, by
+    backward Euler, so it does not bound dt: a Bingham solid (Perzyna viscoplasticity).
+
     σ_Y is the yield stress of a bar in tension; α is the equivalent plastic strain. c = (μ, λ,
-    σ_Y, H).
-    Differentiable in F, α, E, ν, σ_Y, H, once, on either side of the yield surface.
+    σ_Y, H, η).
+    Differentiable in F, α, E, ν, σ_Y, H, η, once, on either side of the yield surface.
     Source: Simo & Hughes 1998, Box 3.1, in logarithmic strains (Simo 1992).
     """
 
     hardening: ClassVar[bool] = True
-    flows: ClassVar[bool] = True
-    n_coefficients: ClassVar[int] = 4
+    n_coefficients: ClassVar[int] = 5
 
     yield_stress: float | Tensor = parameter(5e3, "Pa", above=0.0)
     """Yield stress in uniaxial tension σ_Y [Pa]; 5 % of E, as modeling clay."""
     H: float | Tensor = parameter(0.0, "Pa", at_least=0.0)
     """Hardening modulus dσ_Y/dα [Pa]; 0 is ideal plasticity."""
+    eta: float | Tensor = parameter(0.0, "Pa s", at_least=0.0)
+    """Shear viscosity of the plastic flow [Pa s]; 0 is independent of rate."""
 
     def coefficients(self, p: Mapping[str, float | Tensor] | None = None) -> Tensor:
         v = self.values(p)
-        return stack_coefficients(*lame(v["E"], v["nu"]), v["yield_stress"], v["H"])
-
-    def stress(self, F: Tensor, L: Tensor | None, c: Tensor) -> Tensor:
-        return hencky_stress(F, c)
+        return stack_coefficients(*lame(v["E"], v["nu"]), v["yield_stress"], v["H"], v["eta"])
 
     def flow(
         self, F: Tensor, alpha: Tensor | None, c: Tensor, dt: float | Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Radial return; α = None counts as 0 and stays None, which is right for H = 0 only."""
-        mu, _, sigma, H = c
+        mu, _, sigma, H, eta = c
         frame = log_frame(F)
         norm = _deviator_norm(frame.eps)
         limit = sigma if alpha is None else sigma + H * alpha
-        excess = (2 * mu * norm - SQRT_2_3 * limit) / (2 * mu + 2 / 3 * H)
+        excess = (2 * mu * norm - SQRT_2_3 * limit) / (2 * mu + 2 / 3 * H + 2 * eta / dt)
         yields = excess > 0
         k = torch.where(yields, -excess / torch.where(yields, norm, 1.0), 0.0)
         F_new = stretch_by(F, frame, k, torch.zeros_like(k))
@@ -75,12 +95,12 @@ class VonMises(IsotropicElastic):
         return F_new, alpha + torch.where(yields, SQRT_2_3 * excess, 0.0)
 
     def engine_functions(self, real: Any) -> tuple[Any, Any]:
-        return hencky_engine_stress(real, 4), _von_mises_flow(real)
+        return hencky_engine_stress(real, 5), _von_mises_flow(real)
 
 
 @register_law("drucker_prager")
 @dataclasses.dataclass(frozen=True, eq=False)
-class DruckerPrager(IsotropicElastic):
+class DruckerPrager(HenckyPlastic):
     """Sand: shear strength grows with pressure; under tension beyond cohesion it separates.
 
         a = √⅔ · 2 sin φ/(3 − sin φ),  s = C cot φ/(3λ + 2μ),  t = tr ε − 3s
@@ -92,7 +112,6 @@ class DruckerPrager(IsotropicElastic):
     Source: Klár et al. 2016, §7; Drucker & Prager 1952 for a.
     """
 
-    flows: ClassVar[bool] = True
     n_coefficients: ClassVar[int] = 4
 
     E: float | Tensor = parameter(1e6, "Pa", above=0.0)
@@ -111,9 +130,6 @@ class DruckerPrager(IsotropicElastic):
         slope = SQRT_2_3 * 2 * sine / (3 - sine)
         tip = v["cohesion"] / torch.tan(phi) / (3 * lam + 2 * mu)
         return stack_coefficients(mu, lam, slope, tip)
-
-    def stress(self, F: Tensor, L: Tensor | None, c: Tensor) -> Tensor:
-        return hencky_stress(F, c)
 
     def flow(
         self, F: Tensor, alpha: Tensor | None, c: Tensor, dt: float | Tensor
@@ -166,19 +182,20 @@ def _deviator(real: Any) -> Any:
 @functools.cache
 def _von_mises_flow(real: Any) -> Any:
     wp = warp()
-    mat33, vec4 = wp.types.matrix((3, 3), real), wp.types.vector(4, real)
+    mat33, vec5 = wp.types.matrix((3, 3), real), wp.types.vector(5, real)
     la, deviator_norm = linalg(real), _deviator(real)
     left_stretch, eigen, stretch = la.left_stretch, la.eigen, la.stretch_by
     principal_logs = la.principal_logs
     two, third2, root, zero = real(2.0), real(2 / 3), real(SQRT_2_3), real(0.0)
 
     @wp.func(name=f"von_mises_flow_{real.__name__}")
-    def flow(F: mat33, alpha: real, c: vec4, dt: real):
+    def flow(F: mat33, alpha: real, c: vec5, dt: real):
         b = left_stretch(F)
         U, lam = eigen(b)
         eps = principal_logs(b, U, lam)
         norm = deviator_norm(eps)
-        excess = (two * c[0] * norm - root * (c[2] + c[3] * alpha)) / (two * c[0] + third2 * c[3])
+        modulus = two * c[0] + third2 * c[3] + two * c[4] / dt
+        excess = (two * c[0] * norm - root * (c[2] + c[3] * alpha)) / modulus
         F_new = F
         alpha_new = alpha
         # Negated, so that NaN takes the branch that shows it.

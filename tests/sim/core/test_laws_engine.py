@@ -21,7 +21,7 @@ SOLIDS = {
     "neo_hookean": NeoHookean(E=3.0, nu=0.3),
     "fixed_corotated": FixedCorotated(E=3.0, nu=0.3),
     "hencky": Hencky(E=3.0, nu=0.3),
-    "von_mises": VonMises(E=3.0, nu=0.3, yield_stress=0.3, H=0.7),
+    "von_mises": VonMises(E=3.0, nu=0.3, yield_stress=0.3, H=0.7, eta=0.02),
     "drucker_prager": DruckerPrager(E=3.0, nu=0.3, friction=35.0, cohesion=0.1),
 }
 LIQUIDS = {
