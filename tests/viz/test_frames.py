@@ -35,11 +35,15 @@ def hue_distance(color, name):
 
 def colored(image, name, angle=25.0):
     """Mask of the pixels that clearly have a hue."""
-    pixels = image.reshape(-1, 3).astype(float)
-    strong = np.ptp(pixels, axis=1) > 60
-    mask = np.zeros(len(pixels), bool)
-    mask[strong] = [hue_distance(p, name) < angle for p in pixels[strong]]
-    return mask.reshape(image.shape[:2])
+    from matplotlib.colors import to_rgb
+
+    pixels = image.astype(float)
+    wanted = np.asarray(to_rgb(name))
+    wanted = wanted - wanted.mean()
+    hue = pixels - pixels.mean(axis=-1, keepdims=True)
+    length = np.linalg.norm(hue, axis=-1) * np.linalg.norm(wanted)
+    close = hue @ wanted > np.cos(np.radians(angle)) * length
+    return close & (np.ptp(pixels, axis=-1) > 60)
 
 
 @pytest.mark.parametrize("style", ["particles", "surface"])

@@ -130,3 +130,19 @@ def test_scene_from_a_live_state():
     assert scene.look_of("a") == "liquid" and scene.look_of("b") == "solid"
     assert np.allclose(scene.values, [0.9] * 4 + [1.0] * 3)
     assert np.allclose(scene.tools[0].pose[:3], [0.5, 0, 0.5])
+
+
+def test_splashsurf_is_optional_and_agrees_in_volume():
+    spacing = 0.05
+    ball = np.stack(np.meshgrid(*[np.arange(-8, 9) * spacing] * 3), -1).reshape(-1, 3)
+    ball = ball[np.linalg.norm(ball, axis=1) < 0.38]
+    try:
+        import pysplashsurf  # noqa: F401
+    except ImportError:
+        with pytest.raises(ImportError, match=r'pip install "rheograd\[viz\]"'):
+            surface_mesh(ball, spacing, method="splashsurf")
+        return
+    mesh = surface_mesh(ball, spacing, method="splashsurf", values=ball[:, 2])
+    # both surfaces lie within half a spacing of the outermost particles' centers
+    assert 0.85 < mesh.volume / surface_mesh(ball, spacing).volume < 1.15
+    assert np.abs(np.asarray(mesh["values"]) - np.asarray(mesh.points)[:, 2]).max() < 2 * spacing
