@@ -395,6 +395,8 @@ class WarpEngine:
             args += [self.a["adj_private"], self.adj_velocity[-1]]
             self._launch(("sum*", shard), self.g.sum_adjoint, dim, args)
             for tool in reversed(range(len(self.tools))):
+                args = [self.space, box, start, self.adj_velocity[tool]]
+                self._launch(("clear*", tool, shard), self.g.clear, dim, args)
                 args = self._collide_args(tool, box, start, inputs, s)
                 own = adj_inputs[shard]
                 adjoint = [*args[:3], self.none[self.k.node], self.adj_velocity[tool], *args[5:7]]

@@ -130,6 +130,12 @@ def grid_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
         adj_velocity[i] = g
 
     @wp.kernel(**options)
+    def clear(s: Space, b: Box, start: int, values: wp.array(dtype=vec)):
+        t = wp.tid() + start
+        scene = t / b.volume
+        values[scene * s.nodes + node_index(s, node_coordinates(b, t - scene * b.volume))] = vec()
+
+    @wp.kernel(**options)
     def update_adjoint(
         s: Space,
         b: Box,
@@ -145,7 +151,6 @@ def grid_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
         i = scene * s.nodes + node_index(s, n)
         q = total[i]
         g = adj_velocity[i]
-        adj_velocity[i] = vec()
         r = node()
         if q[D] > s.empty:
             v = vec()
@@ -232,6 +237,7 @@ def grid_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
         vec4=vec4,
         update=update,
         sum_adjoint=sum_adjoint,
+        clear=clear,
         update_adjoint=update_adjoint,
         collide=collide,
     )

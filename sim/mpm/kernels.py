@@ -177,6 +177,7 @@ def transfer_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
         local = first + j - scene * count
         i = scene * s.particles + local
         if birth[local] > step:
+            adj_A[i] = mat()
             return
         b = base_node(s, x[i])
         f = fraction(s, x[i], b)
