@@ -21,11 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError, message
+from .errors import InputError, RheogradError, message
 from .trees import flatten
 
-__all__ = ["FDReport", "TaylorReport", "TwiceReport"]
-__all__ += ["check_backward_twice", "fd_check", "gradient_report", "taylor_test"]
+__all__ = ["check_backward_twice", "fd_check", "gradient_report", "taylor_test"]
 
 FD_STEPS = (5.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 """Relative steps of the finite-difference sweep: from far too coarse to float32 round-off."""
@@ -117,7 +116,7 @@ def taylor_test(
         eps0: largest step [-].
         levels: number of halvings, at least 2.
         wrt: paths of the leaves to vary, e.g. `["jelly.E"]`; default: all floating-point leaves.
-        generator: source of the random direction; default: seed 0 on the leaf's device.
+        generator: CPU generator of the random direction; default: seed 0.
 
     Returns:
         The rate and what it was computed from.
@@ -181,25 +180,24 @@ def fd_check(
         n_directions: number of random directions K.
         steps: relative steps ε [-]; 2 K evaluations of f for each.
         wrt: paths of the leaves to vary; default: all floating-point leaves.
-        generator: source of the directions; default: seed 0.
+        generator: CPU generator of the directions; default: seed 0.
 
     Returns:
-        Errors at the step with the smallest median error, and the whole sweep.
+        Errors at the step with the smallest median error, and the whole sweep, in which steps
+        that raise a `RheogradError` or give no finite value count as nan.
 
     Raises:
         InputError: if nothing floats or a path in `wrt` does not exist.
     """
     problem = _Problem("fd_check", f, inputs, wrt)
-    _, grads = problem.gradient()
+    grads = problem.gradient()[1]
     return _compare(problem, grads, n_directions, steps, generator, deadline=math.inf)
 
 
 def check_backward_twice(f: Callable[[Any], Tensor], inputs: Any) -> TwiceReport:
     """Run backward twice through one graph and once through a fresh one, and compare.
 
-    Finds engine buffers that a backward pass consumes, overwrites or fills without clearing, and
-    gradients written into the caller's tensors.
-
+    Finds engine buffers that backward consumes or fills without clearing, and writes into inputs.
     `f` and `inputs` are those of `fd_check`. Returns relative differences [-], both 0 for a
     deterministic operation.
     """
@@ -209,7 +207,7 @@ def check_backward_twice(f: Callable[[Any], Tensor], inputs: Any) -> TwiceReport
     seed = torch.ones_like(value)
     first = [g.clone() for g in problem.grads_of(value, seed, retain_graph=True)]
     second = problem.grads_of(value, seed)
-    third = problem.grads_of(problem.evaluate(), torch.ones_like(value))
+    third = problem.grads_of(problem.evaluate(), None)
     same = all(torch.equal(a, b.detach()) for a, b in zip(kept, problem.leaves, strict=True))
     seed_kept = bool((seed == 1).all())
     return TwiceReport(_difference(first, second), _difference(first, third), same and seed_kept)
@@ -331,19 +329,16 @@ class _Problem:
 
     def select(self, tree: Any) -> list[Tensor]:
         tensors, _ = flatten(tree)
-        missing = [name for name in self.names if name not in tensors]
-        if missing:
+        if missing := [name for name in self.names if name not in tensors]:
             raise InputError(message(self.where, f"a direction for {missing}", str(list(tensors))))
         return [tensors[name].detach() for name in self.names]
 
     def direction(self, generator: torch.Generator | None) -> list[Tensor]:
-        """Normal numbers per leaf, scaled by the leaf's RMS, or by 1 where it vanishes."""
         result = []
         for leaf in self.leaves:
             if generator is None:
                 generator = torch.Generator().manual_seed(0)
-            like = {"dtype": leaf.dtype, "device": generator.device}
-            noise = torch.randn(leaf.shape, generator=generator, **like).to(leaf.device)
+            noise = torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype).to(leaf)
             rms = leaf.detach().square().mean().sqrt()
             result.append(noise * torch.where(rms > 0, rms, torch.ones_like(rms)))
         return result
@@ -357,9 +352,12 @@ def _compare(problem, grads, n_directions, steps, generator, deadline) -> FDRepo
     best, sweep = None, {}
     for step in steps:
         fd = []
-        for d in directions:
-            _in_time(deadline)
-            fd.append((problem.value(d, step) - problem.value(d, -step)) / (2 * step))
+        try:
+            for d in directions:
+                _in_time(deadline)
+                fd.append((problem.value(d, step) - problem.value(d, -step)) / (2 * step))
+        except RheogradError:  # a coarse step may leave the range where a simulator works
+            fd = [math.nan]
         if not all(math.isfinite(v) for v in fd):
             sweep[step] = math.nan
             continue
@@ -400,4 +398,4 @@ def _reset_peak(device: torch.device) -> bool:
 
 def _peak_rss() -> int | None:
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found.group(1)) * 1024 if found else None
+    return int(found[1]) * 1024 if found else None

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .errors import InputError, message
+from .errors import ConvergenceError, InputError, message
 from .factors import DenseFactor, Factor, IterativeFactor
 from .linalg import STRUCTURES, LinearSolver
 from .linear_map import LinearMap, Operator, as_operator, transpose, vjp
@@ -193,13 +193,17 @@ class EngineJacobian(LinearMap):
         raise InputError(message(self.problem.where, "a product A v", "only vjp_x", fix))
 
     def operator(self, like, leaves):
+        @functools.cache
         def dense() -> Tensor:
             eye = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
             return torch.stack([self.rmatvec(e.expand_as(like), leaves) for e in eye], dim=1)
 
-        return Operator(
-            lambda v: self.matvec(v, leaves), lambda v: self.rmatvec(v, leaves), like, dense
-        )
+        def matvec(v: Tensor) -> Tensor:
+            if self.problem.structure == "general" and like.shape[1] <= DENSE_LIMIT:
+                return (dense() @ v.unsqueeze(-1)).squeeze(-1)
+            return self.matvec(v, leaves)
+
+        return Operator(matvec, lambda v: self.rmatvec(v, leaves), like, dense)
 
 
 def newton(
@@ -219,7 +223,7 @@ def newton(
             return x, factor, iteration
         operator = jacobian.operator(x, [x, *theta])
         if x.shape[1] <= DENSE_LIMIT:
-            factor = DenseFactor(as_operator(operator.dense(), x))
+            factor = _dense_factor(problem, operator, norm, iteration)
             step = -factor.solve(F, throw=False).x
         else:
             # Solving to 1e-4 costs at most one more Newton step than solving exactly.
@@ -313,6 +317,19 @@ def transpose_of_vjp(
         zero = torch.zeros_like(like, requires_grad=True)
         product = vjp(function, [x], [True], zero)[0]
     return torch.autograd.grad(product, zero, v, create_graph=create)[0]
+
+
+def _dense_factor(problem: RootProblem, operator: Operator, norm: Tensor, iteration: int) -> Factor:
+    try:
+        return DenseFactor(as_operator(operator.dense(), problem.x0))
+    except ConvergenceError as error:
+        got = f"a singular one at iteration {iteration}"
+        fix = "Start elsewhere, fix the null space, or bring a solver that can cross it"
+        raise ConvergenceError(
+            message(problem.where, "a regular Jacobian", got, fix),
+            iterations=iteration,
+            residual=float(norm.max()),
+        ) from error
 
 
 def _grad(value: Tensor, x: Tensor, u: Tensor, **kwargs: bool) -> Tensor:
