@@ -41,6 +41,7 @@ class Factor(abc.ABC):
     operator: Operator
     tol: float | None
     name: str
+    project: Callable[[Tensor], Tensor] | None = None
 
     def solve(
         self, b: Tensor, *, x0: Tensor | None = None, transpose: bool = False, throw: bool = True
@@ -58,6 +59,7 @@ class Factor(abc.ABC):
         """
         with torch.no_grad():
             rows = b.detach().reshape(-1, b.shape[-1])
+            rows = rows if self.project is None else self.project(rows)
             tol = default_tol(b.dtype) if self.tol is None else self.tol
             guess = None if x0 is None else x0.detach().reshape(rows.shape)
             x, iterations = self._solve(rows, guess, transpose, tol)
@@ -106,8 +108,11 @@ class IterativeFactor(Factor):
         *,
         restart: int = 50,
         check: bool = True,
+        null_space: Tensor | None = None,
     ):
         self.name, self.operator, self.tol = name, operator, tol
+        if null_space is not None:
+            self.project, self.operator = _without(null_space, operator)
         self.max_iterations, self.preconditioner = max_iterations, preconditioner
         self.restart, self.unchecked = restart, check
 
@@ -225,6 +230,22 @@ class MultigridFactor(Factor):
 
     def _solve(self, b, x0, transpose, tol):
         return self.parts.get(transpose, self.parts[False])._solve(b, x0, transpose, tol)
+
+
+def _without(null_space: Tensor, operator: Operator) -> tuple[Callable[[Tensor], Tensor], Operator]:
+    """The projector P = I − N Nᵀ for the rows (k, n) of the null space, and P A P."""
+    N = torch.linalg.qr(null_space.detach().reshape(-1, null_space.shape[-1]).mT).Q.mT
+
+    def project(v: Tensor) -> Tensor:
+        return v - (v @ N.mT) @ N
+
+    def forward(v: Tensor) -> Tensor:
+        return project(operator.matvec(project(v)))
+
+    def backward(v: Tensor) -> Tensor:
+        return project(operator.rmatvec(project(v)))
+
+    return project, Operator(forward, backward, operator.like)
 
 
 def _on_host(cycle: scipy.sparse.linalg.LinearOperator) -> Preconditioner:

@@ -183,8 +183,8 @@ def fd_check(
         generator: CPU generator of the directions; default: seed 0.
 
     Returns:
-        Errors at the step with the smallest median error, and the whole sweep, in which steps
-        that raise a `RheogradError` or give no finite value count as nan.
+        Errors at the step with the least median error, and the sweep; steps that raise a
+        `RheogradError` or give no finite value count as nan in it.
 
     Raises:
         InputError: if nothing floats or a path in `wrt` does not exist.
@@ -209,8 +209,8 @@ def check_backward_twice(f: Callable[[Any], Tensor], inputs: Any) -> TwiceReport
     second = problem.grads_of(value, seed)
     third = problem.grads_of(problem.evaluate(), None)
     same = all(torch.equal(a, b.detach()) for a, b in zip(kept, problem.leaves, strict=True))
-    seed_kept = bool((seed == 1).all())
-    return TwiceReport(_difference(first, second), _difference(first, third), same and seed_kept)
+    same = same and bool((seed == 1).all())
+    return TwiceReport(_difference(first, second), _difference(first, third), same)
 
 
 def gradient_report(
@@ -238,9 +238,8 @@ def gradient_report(
 
     Source: the measures of the Mosaic benchmark of differentiable simulators.
     """
-    report: dict[str, Any] = dict.fromkeys(
-        ("failure", "value", "gradient_norm", "seconds_forward", "seconds_forward_backward")
-    )
+    keys = ("failure", "value", "gradient_norm", "seconds_forward", "seconds_forward_backward")
+    report: dict[str, Any] = dict.fromkeys(keys)
     report |= {"peak_rss_bytes": None, "peak_vram_bytes": None, "inputs": {}}
     deadline = time.monotonic() + time_limit
     try:
@@ -307,9 +306,9 @@ class _Problem:
         value = self.f(self.rebuild(list((tensors or self.tensors).values())))
         if value.numel() == 1:
             return value.reshape(())
-        if self.where == "taylor_test":
-            raise InputError(message(self.where, "a scalar f(x)", value, "Sum it to a loss"))
-        return value.square().sum()
+        if self.where != "taylor_test":
+            return value.square().sum()
+        raise InputError(message(self.where, "a scalar f(x)", value, "Sum it to a loss"))
 
     def gradient(self, create_graph: bool = False) -> tuple[float, list[Tensor]]:
         value = self.evaluate()

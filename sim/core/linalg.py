@@ -80,6 +80,9 @@ class CG(LinearSolver):
     """Default 10 n, which leaves room for round-off in ill-conditioned systems."""
     preconditioner: Preconditioner | Factor | None = None
     """v ↦ M⁻¹ v on (B, n), symmetric positive definite; or the factor of a nearby matrix."""
+    null_space: Tensor | None = None
+    """Vectors (k, n) that A annihilates, such as ones for a pressure without Dirichlet boundary:
+    b and x are projected orthogonally to them, which makes the solve regular and differentiable."""
     check: bool = True
     """Test symmetry with one more product, ⟨q, A p⟩ = ⟨p, A q⟩ for a random q: CG returns wrong
     answers for non-symmetric A without complaint."""
@@ -92,6 +95,7 @@ class CG(LinearSolver):
             self.max_iterations,
             self.preconditioner,
             check=self.check,
+            null_space=self.null_space,
         )
 
 
@@ -109,6 +113,9 @@ class GMRES(LinearSolver):
     preconditioner: Preconditioner | Factor | None = None
     """v ↦ M⁻¹ v on (B, n), applied from the right, so the residual is the true one; or the factor
     of a nearby matrix, possibly in lower precision."""
+    null_space: Tensor | None = None
+    """Vectors (k, n) that A annihilates, such as ones for a pressure without Dirichlet boundary:
+    b and x are projected orthogonally to them, which makes the solve regular and differentiable."""
     restart: int = 50
     """Basis vectors per cycle: 50 solves most preconditioned systems in one cycle."""
 
@@ -120,6 +127,7 @@ class GMRES(LinearSolver):
             self.max_iterations,
             self.preconditioner,
             restart=self.restart,
+            null_space=self.null_space,
         )
 
 

@@ -119,7 +119,7 @@ def test_first_and_second_derivatives_on_the_pattern(solver, batched):
         return linear_solve(SparseMatrix(values, rows, cols, 5), b, solver=solver)
 
     assert torch.autograd.gradcheck(solve, inputs)
-    assert torch.autograd.gradgradcheck(solve, inputs)
+    assert torch.autograd.gradgradcheck(solve, inputs, fast_mode=True)
 
 
 def test_dense_and_function_derivatives_and_transpose():
@@ -206,6 +206,27 @@ def test_zero_right_hand_side():
     for solver, A in CASES:
         result = solver.solve(A, torch.zeros(20, dtype=F64))
         assert float(result.x.abs().max()) == 0.0 and bool(result.converged)
+
+
+def test_null_space_is_projected_out():
+    # periodic Laplacian: constants cost nothing, and only the mean-free part of b has a solution
+    n, b = 24, rhs(2, 24).requires_grad_()
+    ones = torch.ones(1, n, dtype=F64)
+
+    def laplace(v, p):
+        return p * (2 * v - torch.roll(v, 1, -1) - torch.roll(v, -1, -1))
+
+    c = torch.tensor(1.7, dtype=F64, requires_grad=True)
+    for solver in (CG(null_space=ones, tol=1e-13), GMRES(null_space=ones, tol=1e-13)):
+        x = linear_solve(laplace, b, params=c, solver=solver)
+        torch.testing.assert_close(x.sum(1), torch.zeros(2, dtype=F64), atol=1e-10, rtol=0)
+        free = b - b.mean(1, keepdim=True)
+        torch.testing.assert_close(laplace(x, c), free, atol=1e-10, rtol=0)
+        # x ∝ 1/c, hence d(½|x|²)/dc = −|x|²/c
+        (slope,) = torch.autograd.grad(0.5 * x.square().sum(), c)
+        torch.testing.assert_close(slope, -x.square().sum() / c, rtol=1e-9, atol=0)
+    with pytest.raises(ConvergenceError):
+        linear_solve(laplace, b, params=c, solver=GMRES())
 
 
 def test_amg_needs_few_iterations():
