@@ -6,8 +6,10 @@ tensors (so torch keeps sole ownership of `.grad`), and adjoint buffers belong t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import io
 import logging
 import os
 import threading
@@ -37,24 +39,56 @@ def warp() -> ModuleType:
     return wp
 
 
-@functools.lru_cache(maxsize=1)
+_taichi: ModuleType | None = None
+_taichi_process = 0
+_starting_taichi = threading.Lock()
+
+
 def taichi(device: str = "cpu") -> ModuleType:
     """The Taichi module, initialised quietly once per process.
 
+    A Taichi that the program has initialised already is left as it is: a second `ti.init` would
+    destroy its fields. TI_ARCH in the environment overrides the device, TI_OFFLINE_CACHE_FILE_PATH
+    moves the cache of compiled kernels. Taichi's query of a version server is turned off.
+
+    Args:
+        device: torch device type of the tensors to come; only the first call decides.
+
     Raises:
         ImportError: naming the extra to install.
+        RuntimeError: in a process forked after Taichi started, where a launch would hang.
     """
-    os.environ.setdefault("TI_ENABLE_TORCH", "1")
-    os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
-    try:
-        ti = importlib.import_module("taichi")
-    except ImportError as error:
-        raise ImportError(
-            'engine="taichi" needs Taichi (Python ≤ 3.12); got no module "taichi". '
-            'Run pip install "rheograd[taichi]".'
-        ) from error
-    arch = ti.cpu if device == "cpu" else ti.gpu
-    ti.init(arch=arch, log_level=ti.ERROR, offline_cache=True, cpu_max_num_threads=CPU_THREADS)
+    global _taichi, _taichi_process
+    if _taichi is not None:
+        if os.getpid() != _taichi_process:
+            raise RuntimeError(
+                "taichi: the process in which Taichi was started; got one forked from it, where "
+                'every launch would hang. Start workers with multiprocessing_context="spawn", or '
+                'use engine="warp".'
+            )
+        return _taichi
+    with _starting_taichi:
+        os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
+        os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")
+        try:
+            ti = importlib.import_module("taichi")
+        except ImportError as error:
+            raise ImportError(
+                f'engine="taichi": the package taichi (Python ≤ 3.12); got "{error}". '
+                'Run pip install "rheograd[taichi]".'
+            ) from error
+        if ti.lang.impl.get_runtime().prog is None:
+            arch = {"cpu": ti.cpu, "cuda": ti.cuda}.get(device, ti.gpu)
+            # Taichi prints the device it starts on, whatever the log level.
+            with contextlib.redirect_stdout(io.StringIO()) as banner:
+                ti.init(
+                    arch=arch,
+                    log_level=ti.ERROR,
+                    offline_cache=True,
+                    cpu_max_num_threads=CPU_THREADS,
+                )
+            log.debug(banner.getvalue().strip())
+        _taichi, _taichi_process = ti, os.getpid()
     return ti
 
 

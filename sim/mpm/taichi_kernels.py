@@ -28,7 +28,7 @@ from ..core.backend import taichi
 __all__ = ["transfer_kernels"]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespace:
     """Kernels for one precision and dimension.
 
@@ -49,7 +49,8 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
     mat = ti.types.matrix(D, D, real)
     ivec = ti.types.vector(D, ti.i32)
     array = ti.types.ndarray(dtype=real, ndim=1)
-    stencil = tuple(itertools.product(range(3), repeat=D))
+    # The first axis is a loop of the kernel, the others are unrolled: a third of the compile time.
+    slab = tuple(itertools.product(range(3), repeat=D - 1))
 
     @ti.func
     def spline(f):
@@ -60,23 +61,37 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
         return [f - 1.5, -2.0 * (f - 1.0), f - 0.5]
 
     @ti.func
-    def weight(w: ti.template(), o: ti.template()):
-        product = w[o[0]][0]
+    def pick(values: ti.template(), k):
+        """Entry k of the first axis, k known only at run time."""
+        return ti.select(k == 0, values[0][0], ti.select(k == 1, values[1][0], values[2][0]))
+
+    @ti.func
+    def weight(w0, w: ti.template(), o: ti.template()):
+        product = w0
         for a in ti.static(range(1, D)):
-            product *= w[o[a]][a]
+            product *= w[o[a - 1]][a]
         return product
 
     @ti.func
-    def weight_gradient(w: ti.template(), dw: ti.template(), o: ti.template()):
+    def weight_gradient(w0, dw0, w: ti.template(), dw: ti.template(), o: ti.template()):
         """Times dx."""
         gradient = vec(0.0)
-        for a in ti.static(range(D)):
-            product = dw[o[a]][a]
-            for b in ti.static(range(D)):
+        gradient[0] = weight(dw0, w, o)
+        for a in ti.static(range(1, D)):
+            product = w0 * dw[o[a - 1]][a]
+            for b in ti.static(range(1, D)):
                 if ti.static(b != a):
-                    product *= w[o[b]][b]
+                    product *= w[o[b - 1]][b]
             gradient[a] = product
         return gradient
+
+    @ti.func
+    def offset_of(k, o: ti.template()):
+        offset = vec(0.0)
+        offset[0] = ti.cast(k, real)
+        for a in ti.static(range(1, D)):
+            offset[a] = o[a - 1]
+        return offset
 
     @ti.func
     def load_vec(source: ti.template(), i, stride: ti.template()):
@@ -102,10 +117,10 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
         return base
 
     @ti.func
-    def node_index(base, shape, o: ti.template()):
-        n = base[0] + o[0]
+    def node_index(base, shape, k, o: ti.template()):
+        n = base[0] + k
         for a in ti.static(range(1, D)):
-            n = n * shape[a] + base[a] + o[a]
+            n = n * shape[a] + base[a] + o[a - 1]
         return n
 
     @ti.func
@@ -132,13 +147,15 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
         m = mass[i]
         Ai = load_mat(A, i) * dx
         momentum = m * load_vec(v, i, D) - Ai @ f
-        for o in ti.static(stencil):
-            n = (offset + node_index(base, shape, o)) * (D + 1)
-            wo = weight(w, o)
-            p = wo * (momentum + Ai @ ti.cast(ti.Vector(o), real))
-            for a in ti.static(range(D)):
-                add(nodes, n + a, p[a])
-            add(nodes, n + D, wo * m)
+        for k in range(3):
+            w0 = pick(w, k)
+            for o in ti.static(slab):
+                n = (offset + node_index(base, shape, k, o)) * (D + 1)
+                wo = weight(w0, w, o)
+                p = wo * (momentum + Ai @ offset_of(k, o))
+                for a in ti.static(range(D)):
+                    add(nodes, n + a, p[a])
+                add(nodes, n + D, wo * m)
 
     @ti.kernel
     def scatter(
@@ -176,16 +193,19 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
             gA = mat(0.0)
             gx = vec(0.0)
             gm = ti.cast(0.0, real)
-            for o in ti.static(stencil):
-                n = i // particles * size + node_index(base, shape, o)
-                g = load_vec(adj_nodes, n, D + 1)
-                h = adj_nodes[n * (D + 1) + D]
-                d = dx * (ti.cast(ti.Vector(o), real) - f)
-                wo = weight(w, o)
-                g_sum += wo * g
-                gA += (wo * g).outer_product(d)
-                gm += wo * (g.dot(vi) + h)
-                gx += weight_gradient(w, dw, o) * (g.dot(m * vi + Ai @ d) + h * m)
+            for k in range(3):
+                w0 = pick(w, k)
+                dw0 = pick(dw, k)
+                for o in ti.static(slab):
+                    n = i // particles * size + node_index(base, shape, k, o)
+                    g = load_vec(adj_nodes, n, D + 1)
+                    h = adj_nodes[n * (D + 1) + D]
+                    d = dx * (offset_of(k, o) - f)
+                    wo = weight(w0, w, o)
+                    g_sum += wo * g
+                    gA += (wo * g).outer_product(d)
+                    gm += wo * (g.dot(vi) + h)
+                    gx += weight_gradient(w0, dw0, w, dw, o) * (g.dot(m * vi + Ai @ d) + h * m)
             x_bar = gx / dx - Ai.transpose() @ g_sum
             for a in ti.static(range(D)):
                 adj_x[i * D + a] = x_bar[a]
@@ -206,11 +226,13 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
             w = spline(f)
             total = vec(0.0)
             moment = mat(0.0)
-            for o in ti.static(stencil):
-                n = i // particles * size + node_index(base, shape, o)
-                line = weight(w, o) * load_vec(u, n, D)
-                total += line
-                moment += line.outer_product(ti.cast(ti.Vector(o), real) - f)
+            for k in range(3):
+                w0 = pick(w, k)
+                for o in ti.static(slab):
+                    n = i // particles * size + node_index(base, shape, k, o)
+                    line = weight(w0, w, o) * load_vec(u, n, D)
+                    total += line
+                    moment += line.outer_product(offset_of(k, o) - f)
             for a in ti.static(range(D)):
                 v[i * D + a] = total[a]
                 for b in ti.static(range(D)):
@@ -230,15 +252,18 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
         q0 = load_vec(adj_v, i, D) - B @ f
         u_sum = vec(0.0)
         gx = vec(0.0)
-        for o in ti.static(stencil):
-            n = node_index(base, shape, o)
-            ui = load_vec(u, offset + n, D)
-            q = q0 + B @ ti.cast(ti.Vector(o), real)
-            wo = weight(w, o)
-            u_sum += wo * ui
-            gx += weight_gradient(w, dw, o) * ui.dot(q)
-            for a in ti.static(range(D)):
-                add(adj_u, (copy + n) * D + a, wo * q[a])
+        for k in range(3):
+            w0 = pick(w, k)
+            dw0 = pick(dw, k)
+            for o in ti.static(slab):
+                n = node_index(base, shape, k, o)
+                ui = load_vec(u, offset + n, D)
+                q = q0 + B @ offset_of(k, o)
+                wo = weight(w0, w, o)
+                u_sum += wo * ui
+                gx += weight_gradient(w0, dw0, w, dw, o) * ui.dot(q)
+                for a in ti.static(range(D)):
+                    add(adj_u, (copy + n) * D + a, wo * q[a])
         x_bar = (gx - B.transpose() @ u_sum) / dx
         for a in ti.static(range(D)):
             adj_x[i * D + a] = x_bar[a]
