@@ -123,18 +123,19 @@ class Trajectory:
                 trajectory does not have.
             frames: B frame numbers.
 
+        Internal variables of hardening laws start at their initial value.
+
         Raises:
-            InputError: if the solver's law keeps something else than F for these particles.
+            InputError: if the solver has another number of particles.
         """
         index = torch.as_tensor(frames, device=self.x.device)
         B = index.shape[0]
-        if template.F.shape[1] != self.F.shape[1] or template.alpha.shape[1]:
-            if template.J.shape[1] != self.F.shape[1]:
-                raise InputError(
-                    f"Trajectory.states: {self.F.shape[1]} particles whose law keeps F or J alone; "
-                    f"got F of {template.F.shape[1]}, J of {template.J.shape[1]} and alpha of "
-                    f"{template.alpha.shape[1]}. Pass a state of the scene's own solver."
-                )
+        N = self.F.shape[1]
+        if N not in (template.F.shape[1], template.J.shape[1]):
+            raise InputError(
+                f"Trajectory.states: a solver of {N} particles; got one with F of "
+                f"{template.F.shape[1]} and J of {template.J.shape[1]}. Use the scene's own particles."
+            )
         fields: dict[str, Tensor] = {"x": self.x[index], "v": self.v[index], "C": self.C[index]}
         if template.J.shape[1]:
             fields["J"] = torch.linalg.det(self.F[index])

@@ -1,0 +1,226 @@
+"""What a neural law is compared with: classical laws fitted to a motion, and networks fitted to stress.
+
+    fit_classical   min over material parameters of the position errors, through the simulator
+    train_labeled   min over weights of ‖τ_θ − τ‖² and ‖ΔF_θ − ΔF‖², without a simulator
+
+Source: Ma et al. 2023 (NCLaw), §4.1, baselines "sys-id" and "labeled".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...sim.core.errors import InputError, StateError
+from ...sim.core.laws import Law
+from .data import Trajectory
+from .networks import InvariantNetwork
+from .train import segment_loss
+
+__all__ = ["ClassicalFit", "FitConfig", "LabeledHistory", "fit_classical", "train_labeled"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """How to fit material parameters."""
+
+    iterations: int = 20
+    """L-BFGS iterations; each costs one or two passes over the segments."""
+    horizon: int = 20
+    """Length of the segments [steps]; long enough that a stress wave crosses a few particles."""
+    segments: int = 8
+    """Segments, spread evenly over the trajectory."""
+    first_step: float = 0.5
+    """Size of the first step in the transformed parameters [-]; 0.5 is a factor of 1.6."""
+
+
+@dataclasses.dataclass
+class ClassicalFit:
+    """Result of `fit_classical`."""
+
+    values: dict[str, float]
+    """Fitted parameters, SI."""
+    history: list[dict[str, float]]
+    """Parameters and "loss" (mean square of the acceleration error [m²/s⁴]) per evaluation."""
+    seconds: float
+    """Wall time [s]."""
+
+
+@dataclasses.dataclass
+class LabeledHistory:
+    """Relative mean square errors per update of `train_labeled`."""
+
+    stress: list[float] = dataclasses.field(default_factory=list)
+    """‖τ_θ − τ‖²/‖τ‖² on the samples of the update [-]."""
+    plastic: list[float] = dataclasses.field(default_factory=list)
+    """‖ΔF_θ − ΔF‖²/‖ΔF‖² on the samples of the update [-]; see `train_labeled` for ΔF = 0."""
+
+
+def fit_classical(
+    solver: Any,
+    trajectory: Trajectory,
+    start: Mapping[str, float],
+    config: FitConfig | None = None,
+) -> ClassicalFit:
+    """Identify material parameters of an analytic law from positions.
+
+        min_p  Σ ‖x_k(p) − x_k‖²
+
+    A parameter bounded on both sides is optimized through the logit of its place in the interval, one
+    bounded below through its logarithm.
+
+    Args:
+        solver: a solver with one group of the analytic law and one substep per step.
+        trajectory: the motion; its states start the segments.
+        start: first guess of the parameters to fit, SI; all others keep the law's values.
+        config: the recipe.
+
+    Raises:
+        InputError: a parameter that the law does not have.
+        StateError: a gradient that is not finite.
+        StabilityError: a trial value too stiff for the time step.
+
+    Source: Ma et al. 2023 (NCLaw), §4.1 ("sys-id").
+    """
+    config = config or FitConfig()
+    group = solver.model.groups[0]
+    rules = {f.name: f.metadata for f in dataclasses.fields(group.law)}
+    unknown = sorted(set(start) - set(group.law.parameters()))
+    if unknown or not start:
+        raise InputError(
+            f"fit_classical: parameters out of {sorted(group.law.parameters())}; got "
+            f"{unknown or 'none'}. Correct the names."
+        )
+    dtype, T = trajectory.x.dtype, trajectory.steps
+    horizon = min(config.horizon, T)
+    free = {
+        name: _to_free(torch.tensor(float(value), dtype=dtype), rules[name]).requires_grad_()
+        for name, value in start.items()
+    }
+    scale = 1 / (0.5 * horizon**2 * solver.step_time**2) ** 2
+    places = torch.linspace(0, T - horizon, config.segments).round().to(torch.int64).unique()
+    segments = [(b, horizon) for b in places.tolist()]
+    weights = [scale / (horizon * len(segments))] * len(segments)
+    history: list[dict[str, float]] = []
+    optimizer = torch.optim.LBFGS(
+        list(free.values()),
+        lr=config.first_step,
+        max_iter=config.iterations,
+        tolerance_change=1e-6,
+        line_search_fn="strong_wolfe",
+    )
+
+    def evaluate() -> Tensor:
+        values = {name: _from_free(t, rules[name]) for name, t in free.items()}
+        loss = segment_loss(solver, trajectory, segments, weights, {group.name: values})
+        optimizer.zero_grad()
+        loss.backward()
+        for name, t in free.items():
+            if t.grad is None or not bool(torch.isfinite(t.grad)):
+                raise StateError(
+                    f"fit_classical: a finite gradient in {name}; got {t.grad} in evaluation "
+                    f"{len(history)}. Start nearer, or shorten the horizon.",
+                    step=len(history),
+                    field=name,
+                )
+        numbers = {name: float(value.detach()) for name, value in values.items()}
+        history.append({**numbers, "loss": float(loss.detach())})
+        return loss
+
+    began = time.perf_counter()
+    optimizer.step(evaluate)
+    final = {name: float(_from_free(t, rules[name]).detach()) for name, t in free.items()}
+    return ClassicalFit(final, history, time.perf_counter() - began)
+
+
+def train_labeled(
+    elastic: InvariantNetwork,
+    plastic: InvariantNetwork | None,
+    trajectory: Trajectory,
+    law: Law,
+    *,
+    dt: float,
+    updates: int = 2500,
+    batch: int = 1024,
+    lr: float = 3e-3,
+    every: int = 5,
+    generator: torch.Generator | None = None,
+) -> LabeledHistory:
+    """Regress stress and plastic return of a known law on the strains of a trajectory; an oracle.
+
+        L = ‖τ_θ(F) − τ‖²/‖τ‖² + ‖P_θ(F_trial) − F₊‖²/(‖F₊ − F_trial‖² + ε²)
+
+    with F_trial = (I + dt C₊) F. ε = 10⁻⁵ per entry keeps the second term defined where nothing flows.
+
+    Args:
+        elastic: network of the stress; give it a `scale` of the order of the stress.
+        plastic: network of the plastic return, or None.
+        trajectory: source of F and C; liquids as F = J^⅓ I.
+        law: true law, which labels the strains.
+        dt: time step of the trajectory [s].
+        updates: Adam steps, cosine-annealed.
+        batch: samples per update, drawn with replacement.
+        lr: learning rate.
+        every: stride of the frames that give samples.
+        generator: source of the samples; default seed 0.
+
+    Source: Ma et al. 2023 (NCLaw), §4.1 ("labeled").
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    index = torch.arange(0, trajectory.steps, every)
+    F = trajectory.F[index].reshape(-1, 3, 3)
+    after = trajectory.F[index + 1].reshape(-1, 3, 3)
+    trial = F + dt * trajectory.C[index + 1].reshape(-1, 3, 3) @ F
+    tau = _labels(law, F)
+    stress_size = tau.square().mean()
+    flow_size = (after - trial).square().mean() + 1e-10
+    modules = torch.nn.ModuleList([m for m in (elastic, plastic) if m is not None])
+    optimizer = torch.optim.Adam(modules.parameters(), lr=lr)
+    history = LabeledHistory()
+    for update in range(updates):
+        optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * update / updates))
+        pick = torch.randint(0, F.shape[0], (batch,), generator=generator)
+        stress = (elastic(F[pick]) - tau[pick]).square().mean() / stress_size
+        history.stress.append(float(stress.detach()))
+        loss = stress
+        if plastic is not None:
+            flow = (plastic(trial[pick]) - after[pick]).square().mean() / flow_size
+            history.plastic.append(float(flow.detach()))
+            loss = loss + flow
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return history
+
+
+@torch.no_grad()
+def _labels(law: Law, F: Tensor) -> Tensor:
+    """True Kirchhoff stress [Pa] of F, (M, 3, 3)."""
+    c = law.coefficients().to(F)
+    if law.storage == "F":
+        return law.stress(F, torch.zeros_like(F), c)
+    return law.stress(torch.linalg.det(F), torch.zeros_like(F), c)
+
+
+def _to_free(value: Tensor, rule: Mapping[str, Any]) -> Tensor:
+    """Unbounded variable of a bounded parameter."""
+    low = max(rule.get("above", -math.inf), rule.get("at_least", -math.inf))
+    high = rule.get("below", math.inf)
+    if math.isfinite(low) and math.isfinite(high):
+        return torch.logit((value - low) / (high - low))
+    return torch.log(value - low) if math.isfinite(low) else value.clone()
+
+
+def _from_free(free: Tensor, rule: Mapping[str, Any]) -> Tensor:
+    """Inverse of `_to_free`."""
+    low = max(rule.get("above", -math.inf), rule.get("at_least", -math.inf))
+    high = rule.get("below", math.inf)
+    if math.isfinite(low) and math.isfinite(high):
+        return low + (high - low) * torch.sigmoid(free)
+    return low + free.exp() if math.isfinite(low) else free
