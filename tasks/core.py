@@ -44,13 +44,22 @@ class Task(abc.ABC, Generic[S]):
     solver: Any
     """Simulator or learned operator that `step` advances."""
 
+    simulated_steps: int
+    """Scenes × substeps that rollouts of this task have run, recomputation included."""
+
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config
+        self.simulated_steps = 0
 
     @property
     def horizon(self) -> int:
         """Number of actions T."""
         return self.config.horizon
+
+    @property
+    def substeps(self) -> int:
+        """Solver substeps per action; 1 for solvers that do not substep."""
+        return int(getattr(getattr(self.solver, "config", None), "substeps", 1))
 
     @abc.abstractmethod
     def reset(
@@ -76,7 +85,8 @@ class Task(abc.ABC, Generic[S]):
         """Whether each scene has reached the goal, (B,) bool; the criterion is in physical units."""
 
     def metrics(self, state: S) -> dict[str, Tensor]:
-        """Named numbers about a state in physical units, each (B,)."""
+        """Named numbers about a state in physical units, each (B,); "distance" is what is left to the
+        goal, where there is such a thing."""
         return {}
 
     def observation(self, state: S) -> Tensor:
@@ -91,10 +101,20 @@ class Task(abc.ABC, Generic[S]):
         """Parameters of the solver; None: the model's own."""
         return None
 
-    def step(self, state: S, action: Tensor, params: Any = None) -> tuple[S, Tensor]:
-        """One action: next state and reward −ℓ, (B,). Differentiable in state, action and params."""
-        state = self.solver.step(state, self.control(state, action), params or self.params())
-        return state, -self.loss(state, 0)
+    def step(self, state: S, action: Tensor, params: Any = None, t: int = 0) -> tuple[S, Tensor]:
+        """One action: next state and reward −ℓ, (B,). Differentiable in state, action and params.
+
+        Args:
+            state: State before the action.
+            action: (B, A) in `action_unit`.
+            params: Solver parameters.
+            t: Number of the action, for objectives that depend on time.
+        """
+        self._check_actions("step", action, ("B",))
+        control = self.control(state, action)
+        state = self.solver.step(state, control, self.params() if params is None else params)
+        self.simulated_steps += state.batch_size * self.substeps
+        return state, -self.loss(state, t)
 
     def rollout(
         self,
@@ -117,43 +137,102 @@ class Task(abc.ABC, Generic[S]):
             checkpoint: Memory policy of the backward pass.
             save_every: Keep every k-th state.
             on_step: Called with (t, state).
+
+        Raises:
+            InputError: actions of the wrong shape, out of range or not finite.
         """
         if actions.ndim == 2:
             actions = actions.unsqueeze(0)
-        if actions.ndim != 3 or actions.shape[2] != self.action_size:
-            raise InputError(
-                f"{type(self).__name__}.rollout: actions of shape (T, {self.action_size}) or "
-                f"(B, T, {self.action_size}); got {tuple(actions.shape)}. Transpose or pad them."
-            )
-        limit = self.action_limit.to(actions)
-        if bool((actions.detach().abs() > limit * (1 + 1e-5)).any()):
-            raise InputError(
-                f"{type(self).__name__}.rollout: |action| ≤ {self.action_limit.tolist()} "
-                f"{self.action_unit}; got {actions.detach().abs().amax((0, 1)).tolist()}. Clip them."
-            )
+        self._check_actions("rollout", actions, ("B", "T"))
         if state is None:
             state = self.reset(
                 batch_size=actions.shape[0], dtype=actions.dtype, device=actions.device
             )
-        count = min(horizon or actions.shape[1], actions.shape[1])
-        policy = (lambda t, s: self.control(s, actions[:, t]), count)
+        count = actions.shape[1] if horizon is None else min(horizon, actions.shape[1])
+
+        def policy(t: int, state: S) -> Any:
+            self.simulated_steps += state.batch_size * self.substeps
+            return self.control(state, actions[:, t])
+
         return rollout(
             self.solver,
             state,
-            policy,
-            params or self.params(),
+            (policy, count),
+            self.params() if params is None else params,
             checkpoint=checkpoint,
             save_every=save_every,
             on_step=on_step,
         )
 
+    def evaluate(
+        self,
+        actions: Tensor,
+        *,
+        state: S | None = None,
+        start: int = 0,
+        horizon: int | None = None,
+        params: Any = None,
+        checkpoint: Checkpoint = "none",
+    ) -> tuple[Tensor, S]:
+        """Mean objective of a rollout, (1/n) Σ_t ℓ(x_t, t), (B,), and its final state.
+
+        Args:
+            actions: (T, A) or (B, T, A), in `action_unit`.
+            state: Start; default `reset`.
+            start: Number of the first action, where the rollout does not begin at 0.
+            horizon: Stop after this many actions.
+            params: Solver parameters.
+            checkpoint: Memory policy of the backward pass.
+
+        Differentiable in actions, state and params. Without gradients, only one state is kept.
+        """
+        options: dict[str, Any] = {"state": state, "params": params, "horizon": horizon}
+        if torch.is_grad_enabled():
+            run = self.rollout(actions, checkpoint=checkpoint, **options)
+            pairs = zip(run.steps[1:], run.states[1:], strict=True)
+            losses = [self.loss(s, start + step - 1) for step, s in pairs]
+        else:
+            losses = []
+            every = max(1, actions.shape[-2])
+            run = self.rollout(
+                actions,
+                save_every=every,
+                on_step=lambda t, s: losses.append(self.loss(s, start + t)),
+                **options,
+            )
+        if not losses:
+            raise InputError(
+                f"{type(self).__name__}.evaluate: at least one action; got none. "
+                "Pass a horizon ≥ 1."
+            )
+        return torch.stack(losses).mean(0), run.final
+
     def total_loss(
         self, actions: Tensor, *, horizon: int | None = None, checkpoint: Checkpoint = "none"
     ) -> Tensor:
         """Mean of ℓ over the first `horizon` steps, (B,); the number optimizers minimize."""
-        run = self.rollout(actions, horizon=horizon, checkpoint=checkpoint)
-        losses = [self.loss(s, t) for t, s in zip(run.steps[1:], run.states[1:], strict=True)]
-        return torch.stack(losses).mean(0)
+        return self.evaluate(actions, horizon=horizon, checkpoint=checkpoint)[0]
+
+    def _check_actions(self, where: str, actions: Tensor, axes: tuple[str, ...]) -> None:
+        where = f"{type(self).__name__}.{where}"
+        A = self.action_size
+        if actions.ndim != len(axes) + 1 or actions.shape[-1] != A:
+            raise InputError(
+                f"{where}: actions of shape ({', '.join(axes)}, {A}); got "
+                f"{tuple(actions.shape)}. Transpose or pad them."
+            )
+        values = actions.detach()
+        if not bool(torch.isfinite(values).all()):
+            raise InputError(
+                f"{where}: finite actions; got {int((~torch.isfinite(values)).sum())} NaN or "
+                "infinite values. Check what computed them."
+            )
+        limit = self.action_limit.to(actions)
+        if bool((values.abs() > limit * (1 + 1e-5)).any()):
+            raise InputError(
+                f"{where}: |action| ≤ {self.action_limit.tolist()} {self.action_unit}; got "
+                f"{values.abs().flatten(0, -2).amax(0).tolist()}. Clip them."
+            )
 
 
 def register_task(name: str, loader: Callable[[], type[Task]]) -> None:
