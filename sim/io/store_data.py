@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..core.errors import InputError
 from .store_read import RolloutReader
 
 __all__ = ["FieldStats", "RolloutWindows", "field_stats", "vrmse"]
@@ -41,7 +42,7 @@ class RolloutWindows(Dataset[dict[str, Tensor]]):
     workers.
 
     Raises:
-        ValueError: no window of this length exists in any file.
+        InputError: no window of this length exists in any file.
     """
 
     def __init__(
@@ -56,9 +57,9 @@ class RolloutWindows(Dataset[dict[str, Tensor]]):
         static: bool = False,
     ) -> None:
         if length < 1 or stride < 1 or frame_stride < 1:
-            raise ValueError(
-                f"RolloutWindows: length, stride, frame_stride >= 1; got {length}, {stride}, "
-                f"{frame_stride}. Pass positive counts of frames."
+            raise InputError(
+                f"RolloutWindows: expected length, stride, frame_stride >= 1; got {length}, "
+                f"{stride}, {frame_stride}. Pass positive counts of frames."
             )
         self.length, self.stride, self.frame_stride = length, stride, frame_stride
         self.fields = None if fields is None else tuple(fields)
@@ -80,9 +81,10 @@ class RolloutWindows(Dataset[dict[str, Tensor]]):
         self._ends = list(accumulate(counts))
         if not self._ends or not self._ends[-1]:
             longest = max((r.n_frames for r in self.readers), default=0)
-            raise ValueError(
-                f"RolloutWindows: rollouts of at least {span} frames; got {len(self.readers)} "
-                f"files with at most {longest} frames. Lower length or write longer rollouts."
+            raise InputError(
+                f"RolloutWindows: expected rollouts of at least {span} frames; got "
+                f"{len(self.readers)} files with at most {longest} frames. Lower length or write "
+                "longer rollouts."
             )
 
     def __len__(self) -> int:
@@ -99,7 +101,9 @@ class RolloutWindows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"RolloutWindows: index below {len(self)}; got {index}. Check len().")
+            raise IndexError(
+                f"RolloutWindows: expected index below {len(self)}; got {index}. Check len()."
+            )
         index %= len(self)
         which = bisect.bisect_right(self._ends, index)
         index -= self._ends[which - 1] if which else 0
@@ -211,14 +215,14 @@ def vrmse(x: Tensor, y: Tensor, dim: int | tuple[int, ...] = -2, eps: float = 1e
         Error [-], shape of `x` without the axes `dim`.
 
     Raises:
-        ValueError: shapes differ.
+        InputError: shapes differ.
 
     Differentiable in x and y; the derivative at x = y is set to 0, a minimum of the error.
     Source: Ohana et al. 2024 (The Well), section 4, VRMSE.
     """
     if x.shape != y.shape:
-        raise ValueError(
-            f"vrmse: x of the shape of y {tuple(y.shape)}; got {tuple(x.shape)}. "
+        raise InputError(
+            f"vrmse: expected x of the shape of y {tuple(y.shape)}; got {tuple(x.shape)}. "
             "Compare equal frames and particles."
         )
     ratio = ((x - y) ** 2).mean(dim) / (y.var(dim, correction=0) + eps)

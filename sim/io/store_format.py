@@ -20,7 +20,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .store_superblock import SIGNATURE, read_superblock
+from ..core.errors import InputError, RheogradError
+from .store_superblock import SIGNATURE, SIZE, read_superblock
 
 __all__ = ["Field", "FieldLayout", "Layout", "StoreError", "frame_count", "open_store"]
 
@@ -42,7 +43,7 @@ KNOWN = {
 }
 
 
-class StoreError(OSError):
+class StoreError(RheogradError, OSError):
     """A rollout file that cannot be used as it is: cut, foreign, unfinished or not writable."""
 
 
@@ -132,21 +133,29 @@ def make_layout(
     where = "RolloutWriter"
     kind = np.dtype(str(dtype).removeprefix("torch."))
     if kind not in (np.dtype("f4"), np.dtype("f8")):
-        raise ValueError(f"{where}: dtype float32 or float64; got {dtype}. Pass one of the two.")
+        raise InputError(
+            f"{where}: expected dtype float32 or float64; got {dtype}. Pass one of the two."
+        )
     if dim not in (2, 3):
-        raise ValueError(f"{where}: dim 2 or 3; got {dim}. Pass the scene's dimension.")
+        raise InputError(f"{where}: expected dim 2 or 3; got {dim}. Pass the scene's dimension.")
     for name, value in (("n_trajectories", n_trajectories), ("particle_count", particle_count)):
         if int(value) != value or value < 1:
-            raise ValueError(f"{where}: {name} >= 1; got {value}. Pass the size of the scene.")
+            raise InputError(
+                f"{where}: expected {name} >= 1; got {value}. Pass the size of the scene."
+            )
     if not (np.isfinite(dt) and dt > 0):
-        raise ValueError(f"{where}: dt_frame > 0 s; got {dt}. Pass the time between frames.")
+        raise InputError(
+            f"{where}: expected dt_frame > 0 s; got {dt}. Pass the time between frames."
+        )
     if not fields or "x" not in fields:
-        raise ValueError(f"{where}: fields with positions 'x'; got {list(fields)}. Add 'x': 1.")
+        raise InputError(
+            f"{where}: expected fields with positions 'x'; got {list(fields)}. Add 'x': 1."
+        )
     ranges: dict[str, tuple[int, int]] = {}
     for name, (start, stop) in (groups or {}).items():
         if not 0 <= start < stop <= particle_count:
-            raise ValueError(
-                f"{where}: group {name!r} within [0, {particle_count}) and not empty; got "
+            raise InputError(
+                f"{where}: expected group {name!r} within [0, {particle_count}) and not empty; got "
                 f"({start}, {stop}). Pass (start, stop) as a half-open range of particles."
             )
         ranges[name] = (int(start), int(stop))
@@ -157,9 +166,9 @@ def make_layout(
         for name, spec in fields.items()
     }
     if resolved["x"].shape != (particle_count, dim):
-        raise ValueError(
-            f"{where}: field 'x' of shape ({particle_count}, {dim}); got {resolved['x'].shape}. "
-            "Positions are a vector field of all particles: pass 'x': 1."
+        raise InputError(
+            f"{where}: expected field 'x' of shape ({particle_count}, {dim}); got "
+            f"{resolved['x'].shape}. Positions are a vector field of all particles: pass 'x': 1."
         )
     return Layout(
         n_trajectories=int(n_trajectories), particle_count=int(particle_count), dim=dim,
@@ -174,22 +183,25 @@ def _resolve(
     where = f"RolloutWriter: field {name!r}"
     check_name(name)
     if spec.order not in (0, 1, 2):
-        raise ValueError(f"{where}: tensor order 0, 1 or 2; got {spec.order}. Split the field.")
+        raise InputError(
+            f"{where}: expected tensor order 0, 1 or 2; got {spec.order}. Split the field."
+        )
     if spec.groups is not None and spec.particles is not None:
-        raise ValueError(f"{where}: groups or particles; got both. Pass one of them.")
+        raise InputError(f"{where}: expected groups or particles; got both. Pass one of them.")
     ranges: tuple[tuple[int, int], ...] | None = None
     if spec.groups is not None:
         missing = [g for g in spec.groups if g not in groups]
         if missing:
-            raise ValueError(
-                f"{where}: groups among {list(groups)}; got {missing}. Declare them in groups=."
+            raise InputError(
+                f"{where}: expected groups among {list(groups)}; got {missing}. Declare them in "
+                "groups=."
             )
         ranges = tuple(groups[g] for g in spec.groups)
     elif spec.particles is not None:
         index = np.asarray(spec.particles, dtype=np.int64).reshape(-1)
         if index.size and (index.min() < 0 or index.max() >= particle_count):
-            raise ValueError(
-                f"{where}: particle indices in [0, {particle_count}); got "
+            raise InputError(
+                f"{where}: expected particle indices in [0, {particle_count}); got "
                 f"[{index.min()}, {index.max()}]. Pass indices into the scene's particles."
             )
         cuts = np.flatnonzero(np.diff(index) != 1) + 1
@@ -197,7 +209,7 @@ def _resolve(
         ranges = tuple((int(r[0]), int(r[-1]) + 1) for r in runs)
     count = particle_count if ranges is None else sum(b - a for a, b in ranges)
     if count < 1:
-        raise ValueError(f"{where}: at least one particle; got none. Leave the field out.")
+        raise InputError(f"{where}: expected at least one particle; got none. Leave the field out.")
     if ranges == ((0, particle_count),):
         ranges = None
     long_name, units = KNOWN.get(name, (name, "1"))
@@ -214,8 +226,9 @@ def _resolve(
 def check_name(name: str) -> None:
     """Refuse names that HDF5 or VTK would read as a path."""
     if not name or "/" in name or name.startswith("."):
-        raise ValueError(
-            f"RolloutWriter: names without '/' and leading '.'; got {name!r}. Rename the field."
+        raise InputError(
+            f"RolloutWriter: expected names without '/' and leading '.'; got {name!r}. Rename the "
+            "field."
         )
 
 
@@ -302,38 +315,44 @@ def open_store(path: str | os.PathLike[str], mode: str = "r") -> h5py.File:
     path = Path(path)
     where = f"open_store: {path}"
     if not path.is_file():
-        raise FileNotFoundError(f"{where}: an existing file; got none. Check the path.")
+        raise FileNotFoundError(f"{where}: expected an existing file; got none. Check the path.")
     length = path.stat().st_size
     with open(path, "rb") as stream:
-        head = stream.read(len(SIGNATURE))
-    if head != SIGNATURE:
+        head = stream.read(SIZE)
+    if head[: len(SIGNATURE)] != SIGNATURE:
         raise StoreError(
-            f"{where}: an HDF5 file; got {length} bytes starting with {head!r}. "
-            "Pass a file written by RolloutWriter."
+            f"{where}: expected an HDF5 file; got {length} bytes starting with "
+            f"{head[: len(SIGNATURE)]!r}. Pass a file written by RolloutWriter."
         )
     block = read_superblock(path)
+    if len(head) < SIZE or (block is None and head[len(SIGNATURE)] == 3):
+        # HDF5 itself may wait for ever for such a file to become whole.
+        raise StoreError(
+            f"{where}: expected a whole HDF5 header; got {length} bytes with a cut or damaged one. "
+            "Copy it again from its source, or delete it and run the simulation again."
+        )
     if block is not None and not block.open_for_writing and length < block.end_of_file:
         raise StoreError(
-            f"{where}: {block.end_of_file} bytes; got {length} bytes, the file was cut. "
+            f"{where}: expected {block.end_of_file} bytes; got {length} bytes, the file was cut. "
             "Copy it again from its source, or delete it and run the simulation again."
         )
     try:
-        file = h5py.File(path, mode, libver=LIBVER, swmr=mode == "r")
+        file = h5py.File(path, mode, libver=LIBVER, swmr=mode == "r" and block is not None)
     except OSError as error:
         if "lock" in str(error):
             raise StoreError(
-                f"{where}: a file nobody is opening for writing; got one that is locked. "
+                f"{where}: expected a file nobody is opening for writing; got one that is locked. "
                 "Wait for the other process, then try again."
             ) from error
         raise StoreError(
-            f"{where}: a readable HDF5 file; got {error}. If its writer was killed, call "
+            f"{where}: expected a readable HDF5 file; got {error}. If its writer was killed, call "
             "repair(path); otherwise copy it again from its source."
         ) from error
     version = file.attrs.get("rheograd_format")
     if version is None or version > FORMAT_VERSION:
         file.close()
         raise StoreError(
-            f"{where}: a rollout of format <= {FORMAT_VERSION}; got "
+            f"{where}: expected a rollout of format <= {FORMAT_VERSION}; got "
             f"{'no rollout' if version is None else f'format {version}'}. "
             + ("Pass a file written by RolloutWriter." if version is None else "Update rheograd.")
         )

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import torch
 
+from ..core.errors import InputError
 from .store_format import FORMAT_VERSION, KNOWN, LIBVER, Layout, check_name
 from .vtkhdf import UNBOUNDED_FRAMES, build_views, create_skeleton
 
@@ -37,9 +38,9 @@ def create_header(
     try:
         config_text = json.dumps(config)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"RolloutWriter: config of JSON values; got {error}. Convert tensors and paths to "
-            "numbers, lists and strings."
+        raise InputError(
+            f"RolloutWriter: expected config of JSON values; got {error}. Convert tensors and "
+            "paths to numbers, lists and strings."
         ) from error
     root = {
         "rheograd_format": FORMAT_VERSION,
@@ -57,7 +58,9 @@ def create_header(
     }
     clash = sorted(root.keys() & attributes.keys())
     if clash:
-        raise ValueError(f"RolloutWriter: attribute names not in use; got {clash}. Rename them.")
+        raise InputError(
+            f"RolloutWriter: expected attribute names not in use; got {clash}. Rename them."
+        )
     parameters = {
         name: value
         for name, value in config.items()
@@ -160,8 +163,9 @@ def _static_arrays(layout: Layout, static: Mapping[str, Any]) -> dict[str, np.nd
     for name, values in static.items():
         check_name(name)
         if name in layout.fields:
-            raise ValueError(
-                f"RolloutWriter: static names not among fields; got {name!r}. Keep one of them."
+            raise InputError(
+                f"RolloutWriter: expected static names not among fields; got {name!r}. Keep one "
+                "of them."
             )
         if isinstance(values, torch.Tensor):
             values = values.detach().cpu().numpy()
@@ -171,8 +175,8 @@ def _static_arrays(layout: Layout, static: Mapping[str, Any]) -> dict[str, np.nd
         if array.dtype.kind == "f":
             array = array.astype(layout.dtype)
         if array.dtype.kind not in "fiu":
-            raise ValueError(
-                f"RolloutWriter: static field {name!r} of numbers; got {array.dtype}. "
+            raise InputError(
+                f"RolloutWriter: expected static field {name!r} of numbers; got {array.dtype}. "
                 "Store text in config."
             )
         arrays[name] = array
@@ -190,8 +194,8 @@ def _static_kind(layout: Layout, array: np.ndarray, name: str = "") -> tuple[int
     b, n, d = layout.n_trajectories, layout.particle_count, layout.dim
     shapes = {(n,): (0, False), (n, d): (1, False), (b, n): (0, True), (b, n, d): (1, True)}
     if array.shape not in shapes:
-        raise ValueError(
-            f"RolloutWriter: static field {name!r} of one of the shapes {list(shapes)}; got "
-            f"{array.shape}. Pass one value or one vector per particle."
+        raise InputError(
+            f"RolloutWriter: expected static field {name!r} of one of the shapes {list(shapes)}; "
+            f"got {array.shape}. Pass one value or one vector per particle."
         )
     return shapes[array.shape]

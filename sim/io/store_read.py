@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.errors import InputError
 from .store_format import (
     FieldLayout,
     Layout,
@@ -72,9 +73,12 @@ class FieldView:
     def __getitem__(self, key: Any) -> np.ndarray:
         where = f"RolloutReader: {self._path}"
         key = key if isinstance(key, tuple) else (key,)
-        if sum(k is Ellipsis for k in key) > 1 or len(key) > self.ndim + 1:
-            raise IndexError(f"{where}: at most {self.ndim} indices; got {key}. Drop some.")
-        if Ellipsis in [k if k is Ellipsis else None for k in key]:
+        dots = sum(k is Ellipsis for k in key)
+        if dots > 1 or len(key) - dots > self.ndim:
+            raise IndexError(
+                f"{where}: expected at most {self.ndim} indices; got {key}. Drop some."
+            )
+        if dots:
             at = next(i for i, k in enumerate(key) if k is Ellipsis)
             key = key[:at] + (slice(None),) * (self.ndim - len(key) + 1) + key[at + 1 :]
         key = key + (slice(None),) * (self.ndim - len(key))
@@ -86,7 +90,9 @@ class FieldView:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError(f"RolloutReader: {self._path}: a copy from disk; got copy=False.")
+            raise InputError(
+                f"RolloutReader: {self._path}: expected a copy from disk; got copy=False."
+            )
         array = self[...]
         return array if dtype is None else array.astype(dtype)
 
@@ -129,8 +135,8 @@ class RolloutReader:
             return self._open()[path][key]
         except (OSError, KeyError) as error:
             raise StoreError(
-                f"RolloutReader: {self.path}: readable values of {path}; got {error}. The file is "
-                "damaged: copy it again from its source, or call repair(path)."
+                f"RolloutReader: {self.path}: expected readable values of {path}; got {error}. "
+                "The file is damaged: copy it again from its source, or call repair(path)."
             ) from error
 
     def refresh(self) -> int:
@@ -280,8 +286,8 @@ class RolloutReader:
         last = start + (length - 1) * stride
         if length < 1 or stride < 1 or start < 0 or last >= self.n_frames:
             raise IndexError(
-                f"RolloutReader.window: frames within [0, {self.n_frames}); got start={start}, "
-                f"length={length}, stride={stride}. Shorten the window."
+                f"RolloutReader.window: expected frames within [0, {self.n_frames}); got "
+                f"start={start}, length={length}, stride={stride}. Shorten the window."
             )
         key = (trajectory, slice(start, last + 1, stride))
         out = {name: torch.from_numpy(self[name][key]) for name in names}
@@ -294,8 +300,9 @@ class RolloutReader:
         unknown = [name for name in names if name not in self.layout.fields]
         if unknown:
             raise KeyError(
-                f"RolloutReader: {self.path}: one of the fields {list(self.layout.fields)}; got "
-                f"{unknown}. Values that do not change with time are in static()."
+                f"RolloutReader: {self.path}: expected one of the fields "
+                f"{list(self.layout.fields)}; got {unknown}. Values that do not change with time "
+                "are in static()."
             )
 
     def close(self) -> None:
@@ -329,11 +336,13 @@ def _within(key: Any, size: int, where: str, axis: int) -> Any:
     if index.dtype == bool:
         index = np.flatnonzero(index)
     if index.dtype.kind not in "iu" and index.size:
-        raise IndexError(f"{where}: integers or slices; got {key!r} on axis {axis}. Convert it.")
+        raise IndexError(
+            f"{where}: expected integers or slices; got {key!r} on axis {axis}. Convert it."
+        )
     index = index.astype(np.int64)
     if index.size and (index.min() < -size or index.max() >= size):
         raise IndexError(
-            f"{where}: indices below {size} on axis {axis}; got {key}. Check the shape."
+            f"{where}: expected indices below {size} on axis {axis}; got {key}. Check the shape."
         )
     index = np.where(index < 0, index + size, index)
     return int(index) if index.ndim == 0 else index

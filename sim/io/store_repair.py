@@ -1,4 +1,4 @@
-"""Finishing what a killed process left: whose file it is, where its data end, which frames count."""
+"""Finishing what a killed process left: whose file, where its data end, which frames count."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def repair(path: str | os.PathLike[str], *, force: bool = False, _finish: bool =
     owner = _owner(path)
     if not force and _is_alive(owner):
         raise StoreError(
-            f"repair: {path}: a file nobody is writing; got one written by {owner}. Wait for that "
-            "process or end it; pass force=True if it is not the writer."
+            f"repair: {path}: expected a file nobody is writing; got one written by {owner}. Wait "
+            "for that process or end it; pass force=True if it is not the writer."
         )
     try:
         with open(path, "r+b", buffering=0) as raw:
@@ -62,8 +62,8 @@ def repair(path: str | os.PathLike[str], *, force: bool = False, _finish: bool =
         raise
     except OSError as error:
         raise StoreError(
-            f"repair: {path}: a writable file and disk; got {error}. Free space or copy the file "
-            "to a disk with room, then call repair(path)."
+            f"repair: {path}: expected a writable file and disk; got {error}. Free space or copy "
+            "the file to a disk with room, then call repair(path)."
         ) from error
     return count
 

@@ -15,6 +15,7 @@ import errno
 import os
 import shutil
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -39,9 +40,16 @@ class Superblock:
 
 
 def read_superblock(path: str | Path) -> Superblock | None:
-    """Read the superblock; None if the file is no HDF5 file with a version 3 superblock."""
+    """Read the superblock; None if it is damaged or of another version than 3."""
     with open(path, "rb") as stream:
-        return _parse(stream.read(SIZE))
+        for _ in range(3):
+            stream.seek(0)
+            block = _parse(stream.read(SIZE))
+            if block is not None:
+                break
+            # A writer may have been changing it at this moment.
+            time.sleep(0.01)
+    return block
 
 
 def mark_clean(stream: BinaryIO, length: int) -> None:

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import torch
 
+from ..core.errors import InputError
 from .store_format import (
     Field,
     Layout,
@@ -68,7 +69,7 @@ class RolloutWriter:
 
     Raises:
         FileExistsError: the file exists and `overwrite` is False.
-        ValueError: sizes, names or static values that do not fit together.
+        InputError: sizes, names or static values that do not fit together.
         StoreError: the disk refused the file.
 
     A killed run keeps every appended frame: open it with `RolloutReader` or ParaView, or go on with
@@ -99,8 +100,8 @@ class RolloutWriter:
         self.path = Path(path)
         if self.path.exists() and not overwrite:
             raise FileExistsError(
-                f"RolloutWriter: {self.path}: a new file; got an existing one. Pass overwrite=True "
-                "to replace it, or call RolloutWriter.resume(path) to append."
+                f"RolloutWriter: {self.path}: expected a new file; got an existing one. Pass "
+                "overwrite=True to replace it, or call RolloutWriter.resume(path) to append."
             )
         layout = make_layout(
             n_trajectories=n_trajectories, particle_count=particle_count, dim=dim, dt=dt_frame,
@@ -117,8 +118,8 @@ class RolloutWriter:
             os.replace(temporary, self.path)
         except OSError as error:
             raise StoreError(
-                f"RolloutWriter: {self.path}: a writable disk with room; got {error}. Free space "
-                "or choose another folder."
+                f"RolloutWriter: {self.path}: expected a writable disk with room; got {error}. "
+                "Free space or choose another folder."
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
@@ -144,7 +145,7 @@ class RolloutWriter:
             force: Take the file over although the process that wrote it seems to be alive.
 
         Raises:
-            ValueError: the file's sizes or fields differ from what the caller gave.
+            InputError: the file's sizes or fields differ from what the caller gave.
             StoreError: the file is damaged, or another live process is writing it.
         """
         repair(path, force=force, _finish=False)
@@ -162,8 +163,8 @@ class RolloutWriter:
             stored = getattr(layout, name)
             stored = set(stored) if name == "fields" else stored
             if value is not None and value != stored:
-                raise ValueError(
-                    f"RolloutWriter.resume: {path}: {name} = {_plain(stored)}; got "
+                raise InputError(
+                    f"RolloutWriter.resume: {path}: expected {name} = {_plain(stored)}; got "
                     f"{_plain(value)}. Resume with the same scene, or write a new file."
                 )
         writer._attach()
@@ -210,37 +211,40 @@ class RolloutWriter:
             scalars: Name to number or (B,) values, one for each declared scalar.
 
         Raises:
-            ValueError: a missing or unknown field, a wrong shape, a time that does not grow.
+            InputError: a missing or unknown field, a wrong shape, a time that does not grow.
             StoreError: the disk refused the frame; the frames before it stay readable.
         """
         if self._file is None:
             raise StoreError(
-                f"RolloutWriter.append: {self.path}: an open writer; got a closed one. "
+                f"RolloutWriter.append: {self.path}: expected an open writer; got a closed one. "
                 "Call RolloutWriter.resume(path)."
             )
         if self._broken:
             raise StoreError(
-                f"RolloutWriter.append: {self.path}: a writer that did not fail before; got one "
-                "that did. Close it, remove the cause and call RolloutWriter.resume(path)."
+                f"RolloutWriter.append: {self.path}: expected a writer that did not fail before; "
+                "got one that did. Close it, remove the cause and call "
+                "RolloutWriter.resume(path)."
             )
         t = float(t)
         if not (np.isfinite(t) and t > self._last_time):
-            raise ValueError(
-                f"RolloutWriter.append: t > {self._last_time} s; got {t} s for frame "
+            raise InputError(
+                f"RolloutWriter.append: expected t > {self._last_time} s; got {t} s for frame "
                 f"{self.n_frames}. Append frames in the order of time."
             )
         values = self._collect(frame, tool_pose, scalars)
+        needed = frame_bytes(self.layout) + MARGIN
+        writing = False
         try:
-            needed = frame_bytes(self.layout) + MARGIN
             reserve(self._raw, self._file.id.get_filesize(), needed, max(4 * needed, _AHEAD))
-            self._broken = True
+            writing = True
             self._write(t, values)
-            self._broken = False
         except (OSError, RuntimeError) as error:
+            # HDF5 keeps what it could not write and fails again: only a new handle helps then.
+            self._broken = writing
             raise StoreError(
-                f"RolloutWriter.append: {self.path}: room for frame {self.n_frames}; got {error}. "
-                f"The {self.n_frames} frames before it are safe. Free disk space, then append "
-                "again or call RolloutWriter.resume(path)."
+                f"RolloutWriter.append: {self.path}: expected room for frame {self.n_frames}; got "
+                f"{error}. The {self.n_frames} frames before it are safe. Free disk space, then "
+                f"{'close and call RolloutWriter.resume(path)' if writing else 'append again'}."
             ) from error
 
     def _write(self, t: float, values: list[tuple[h5py.Dataset, np.ndarray]]) -> None:
@@ -270,9 +274,9 @@ class RolloutWriter:
         if isinstance(frame, Mapping):
             unknown = sorted(set(frame) - set(layout.fields))
             if unknown:
-                raise ValueError(
-                    f"{where}: fields {list(layout.fields)}; got also {unknown}. Declare them in "
-                    "fields= when the writer is made."
+                raise InputError(
+                    f"{where}: expected fields {list(layout.fields)}; got also {unknown}. Declare "
+                    "them in fields= when the writer is made."
                 )
             given = dict(frame)
         else:
@@ -281,9 +285,9 @@ class RolloutWriter:
                 tool_pose = getattr(frame, "tool_pose", None)
         missing = [name for name in layout.fields if name not in given]
         if missing:
-            raise ValueError(
-                f"{where}: fields {list(layout.fields)}; got none of {missing}. Pass every "
-                "declared field in every frame."
+            raise InputError(
+                f"{where}: expected fields {list(layout.fields)}; got none of {missing}. Pass "
+                "every declared field in every frame."
             )
         b = layout.n_trajectories
         out = [
@@ -291,17 +295,17 @@ class RolloutWriter:
             for name, field in layout.fields.items()
         ]
         if (tool_pose is None) == (self._pose is not None):
-            raise ValueError(
-                f"{where}: poses of {layout.tool_count} tools; got "
+            raise InputError(
+                f"{where}: expected poses of {layout.tool_count} tools; got "
                 f"{'none' if tool_pose is None else 'some'}. Match tool_count and tool_pose."
             )
         if self._pose is not None:
             out.append((self._pose, _array("tool_pose", tool_pose, (b, layout.tool_count, 7))))
         scalars = scalars or {}
         if set(scalars) != set(layout.scalars):
-            raise ValueError(
-                f"{where}: scalars {sorted(layout.scalars)}; got {sorted(scalars)}. Pass every "
-                "declared scalar in every frame."
+            raise InputError(
+                f"{where}: expected scalars {sorted(layout.scalars)}; got {sorted(scalars)}. Pass "
+                "every declared scalar in every frame."
             )
         for name, value in scalars.items():
             array = _plain_array(value)
@@ -341,8 +345,8 @@ class RolloutWriter:
 def _array(what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     array = _plain_array(value)
     if array.shape != shape:
-        raise ValueError(
-            f"RolloutWriter.append: {what} of shape {shape}; got {array.shape}. Pass all "
+        raise InputError(
+            f"RolloutWriter.append: expected {what} of shape {shape}; got {array.shape}. Pass all "
             "trajectories and all particles of the field."
         )
     return array

@@ -16,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from ..core.errors import InputError
 from .store_format import (
     LIBVER,
     Layout,
@@ -96,23 +97,26 @@ def vtkhdf_view(
         `out_path`.
 
     Raises:
-        ValueError: no such trajectory, or `out_path` is the rollout itself.
+        InputError: no such trajectory, or `out_path` is the rollout itself.
     """
     path, out_path = Path(path).resolve(), Path(out_path)
     if out_path.resolve() == path:
-        raise ValueError(
-            f"vtkhdf_view: out_path other than the rollout; got {out_path}. Name a new file."
+        raise InputError(
+            f"vtkhdf_view: expected out_path other than the rollout; got {out_path}. Name a new "
+            "file."
         )
     with open_store(path) as file:
         layout = read_layout(file)
         if not 0 <= trajectory < layout.n_trajectories:
-            raise ValueError(
-                f"vtkhdf_view: trajectory in [0, {layout.n_trajectories}); got {trajectory}. "
-                "Pass the index of a stored trajectory."
+            raise InputError(
+                f"vtkhdf_view: expected trajectory in [0, {layout.n_trajectories}); got "
+                f"{trajectory}. Pass the index of a stored trajectory."
             )
         count = frame_count(file)
         if not count:
-            raise StoreError(f"vtkhdf_view: {path}: at least one frame; got 0. Append one first.")
+            raise StoreError(
+                f"vtkhdf_view: {path}: expected at least one frame; got 0. Append one first."
+            )
         source = os.path.relpath(path, out_path.resolve().parent)
         temporary = out_path.with_name(out_path.name + ".part")
         with h5py.File(temporary, "w", libver=LIBVER) as out:
