@@ -1,0 +1,130 @@
+"""What the commands share: options from dataclasses, progress bars, tables."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from .configs import UsageError, field_help
+
+__all__ = ["Dotted", "console", "given", "options_of", "progress", "show_table", "steps_bar"]
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Dotted:
+    """Nested options of this call, such as `bodies.jelly.size`, as the command line wrote them."""
+
+    values: dict[str, list[str]] = {}
+
+    @classmethod
+    def nested(cls, allowed: bool = True) -> dict[str, Any]:
+        """`{"bodies": {"jelly": {"size": ["0.2"]}}}`.
+
+        Raises:
+            UsageError: a name without field, a field without value, a command without bodies.
+        """
+        out: dict[str, Any] = {}
+        for path, values in cls.values.items():
+            parts = path.split(".")
+            if len(parts) not in (3, 4) or not values or not allowed:
+                raise UsageError(
+                    f"--{path}: --bodies.NAME.FIELD VALUE or --tools.NAME.FIELD VALUE of "
+                    f"`rheograd simulate`; got {' '.join(values) or 'no value'}. See its --help."
+                )
+            level = out
+            for part in parts[:-1]:
+                level = level.setdefault(part.replace("-", "_"), {})
+            level[parts[-1].replace("-", "_")] = values
+        return out
+
+
+def options_of(cls: type, *, skip: tuple[str, ...] = ()) -> type:
+    """Dataclass for the command line: the fields of a configuration, None where not given.
+
+    Help and defaults are the configuration's own, so that they cannot differ from it.
+    """
+    from cyclopts import Parameter
+
+    hints, help_ = typing.get_type_hints(cls), field_help(cls)
+    fields = []
+    for f in dataclasses.fields(cls):
+        if f.name in skip or typing.get_origin(hints[f.name]) is dict:
+            continue
+        text = help_.get(f.name, "")
+        if f.default not in (dataclasses.MISSING, None, (), ""):
+            shown = f.default
+            shown = " ".join(map(str, shown)) if isinstance(shown, tuple) else shown
+            text = f"{text} [default: {shown}]"
+        options = Parameter(
+            help=text, negative="", show_default=False,
+            consume_multiple=typing.get_origin(hints[f.name]) is tuple,
+        )  # fmt: skip
+        kind = Annotated[hints[f.name] | None, options]
+        fields.append((f.name, kind, dataclasses.field(default=None)))
+    made = dataclasses.make_dataclass(f"{cls.__name__}Options", fields, frozen=True)
+    made.__doc__, made.__module__ = "", __name__  # cyclopts leaves classes of the library alone
+    return made
+
+
+def given(options: Any) -> dict[str, Any]:
+    """What the command line set."""
+    if options is None:
+        return {}
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    return {
+        k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None
+    }
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Progress]:
+    """Bars with counts, elapsed and remaining time, on the standard error stream."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield bars
+
+
+@contextlib.contextmanager
+def steps_bar(description: str) -> Iterator[Callable[..., None]]:
+    """One bar as a callback `(done, total, note="")`."""
+    with progress() as bars:
+        task = bars.add_task(description, total=None, note="")
+
+        def update(done: int, total: int | None = None, note: str = "") -> None:
+            bars.update(task, completed=done, total=total, note=note)
+
+        yield update
+
+
+def show_table(rows: Mapping[str, Any], title: str = "") -> None:
+    """Two columns: names and values."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    for name, value in rows.items():
+        table.add_row(Text(name, style="dim"), _text(value))
+    console.print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return escape(f"{value:,}" if type(value) is int else str(value))

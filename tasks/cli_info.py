@@ -1,0 +1,170 @@
+"""`rheograd info` and `rheograd list`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from .. import __version__
+from .cli_common import console, show_table
+from .configs import UsageError
+from .runs import Metrics, RunFolder
+
+_PACKAGES = (
+    "torch", "warp-lang", "numpy", "scipy", "h5py", "pyvista", "taichi", "cma", "gymnasium",
+    "pyamg", "imageio-ffmpeg", "pysplashsurf",
+)  # fmt: skip
+
+
+def info(path: Path | None = None, /) -> None:
+    """Versions, devices and caches; or what a run folder, rollout or checkpoint holds.
+
+    Args:
+        path: Run folder, rollout (.h5) or checkpoint (.safetensors).
+    """
+    if path is None:
+        _installation()
+    elif path.is_dir():
+        _run(path)
+    elif not path.exists():
+        raise UsageError(f"info: a run folder or file; got {path}, not found. Check the path.")
+    elif path.suffix == ".safetensors":
+        _checkpoint(path)
+    else:
+        _rollout(path)
+
+
+def list_() -> None:
+    """Scenes, materials, laws, tasks and engines there are."""
+    from ..sim.core.laws import LAWS
+    from .scenes import MATERIALS, SCENES
+
+    _names("Scenes", {n: f.__doc__ for n, f in SCENES.items()}, "rheograd simulate NAME")
+    _names("Materials", {n: m.about for n, m in MATERIALS.items()}, "--bodies.NAME.material NAME")
+    laws = {}
+    for name, cls in sorted(LAWS.items()):
+        settings = [f.name for f in dataclasses.fields(cls) if f.metadata.get("setting")]
+        if all(hasattr(cls, setting) for setting in settings):  # else it needs a module
+            laws[name] = ", ".join(cls().parameters())
+    _names("Laws and their parameters", laws, "materials too; --bodies.NAME.params.E 2e5")
+    tasks = {name: _first_line(cls) for name, cls in _tasks().items()}
+    _names("Tasks", tasks, "rheograd optimize NAME")
+    _names("Engines", _engines(), "--engine NAME")
+
+
+def _tasks() -> dict[str, Any]:
+    from . import fluid  # noqa: F401  registers the built-in tasks
+    from .core import TASKS
+
+    return {name: load() for name, load in sorted(TASKS.items())}
+
+
+def _engines() -> dict[str, str]:
+    taichi = _version("taichi")
+    return {
+        "warp": "CPU and CUDA; default",
+        "torch": "plain reference",
+        "taichi": f"taichi {taichi}" if taichi else 'missing; pip install "rheograd[taichi]"',
+    }
+
+
+def _names(title: str, rows: dict[str, str | None], usage: str) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    for name, text in rows.items():
+        table.add_row(f"[bold]{name}[/bold]", (text or "").strip())
+    console.print(f"\n[bold]{title}[/bold]   [dim]{usage}[/dim]")
+    console.print(table if rows else "  none")
+
+
+def _first_line(cls: Any) -> str:
+    return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _installation() -> None:
+    import torch
+
+    from ..sim.core.backend import CPU_THREADS, warp
+
+    wp = warp()
+    rows: dict[str, Any] = {"rheograd": __version__, "python": platform.python_version()}
+    rows |= {name: _version(name) or "not installed" for name in _PACKAGES}
+    rows["cpu"] = f"{os.cpu_count()} cores, {CPU_THREADS} used; {platform.machine()}"
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    rows["cuda"] = ", ".join(names) if names else "none"
+    rows["kernel cache"] = f"{wp.config.kernel_cache_dir} (WARP_CACHE_PATH moves it)"
+    show_table(rows)
+
+
+def _run(path: Path) -> None:
+    folder = RunFolder.open(path)
+    names = ("scene", "task", "material", "dim", "duration", "method", "seed")
+    rows: dict[str, Any] = {"command": f"rheograd {folder.command}"}
+    rows |= {n: folder.config[n] for n in names if n in folder.config}
+    metrics = path / "metrics.jsonl"
+    if metrics.is_file():
+        found = Metrics.read(metrics)
+        rows["metrics"] = f"{len(found)} rows"
+        if found:
+            rows["last row"] = json.dumps(found[-1])
+    rows["files"] = ", ".join(
+        f"{p.name} ({_size(p)})" for p in sorted(path.iterdir()) if p.is_file()
+    )
+    show_table(rows, str(path))
+    if folder.rollout.is_file():
+        _rollout(folder.rollout)
+
+
+def _rollout(path: Path) -> None:
+    from ..sim.io import RolloutReader
+
+    with RolloutReader(path) as reader:
+        times = reader.times
+        span = f"{times[0]:.4g} … {times[-1]:.4g} s" if len(times) else "none"
+        rows = {
+            "size": _size(path),
+            "frames": f"{reader.n_frames}, {span}, every {reader.dt:.4g} s",
+            "state": "complete" if reader.complete else "being written, or its writer was killed",
+            "scenes": reader.n_trajectories,
+            "particles": f"{reader.particle_count:,} in {reader.dim}-D",
+            "groups": ", ".join(f"{n} ({b - a:,})" for n, (a, b) in reader.groups.items()),
+            "fields": ", ".join(
+                f"{name} {field.shape} {field.dtype} [{field.units}]"
+                for name, field in ((name, reader[name]) for name in reader.fields)
+            ),
+            "tools": 0 if reader.tool_pose is None else reader.tool_pose.shape[2],
+        }
+    show_table(rows, str(path))
+
+
+def _checkpoint(path: Path) -> None:
+    from ..sim.io import load_checkpoint
+
+    stored = load_checkpoint(path)
+    rows: dict[str, Any] = {"size": _size(path), "version": stored.version}
+    rows["config"] = json.dumps(stored.config)[:2000]
+    for name, tensor in stored.tensors.items():
+        rows[name] = f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "")
+    show_table(rows, str(path))
+
+
+def _size(path: Path) -> str:
+    size = float(path.stat().st_size)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
