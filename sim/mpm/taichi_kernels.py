@@ -8,9 +8,9 @@
     gather*   with incoming p, C̄ and B = (4/dx²) C̄:  q_i = p + B d,  ū_i = Σ w q_i,
               x̄ = Σ ∇w (u_i·q_i) − Bᵀ Σ w u_i
 
-Taichi's own differentiation of the 27-node stencil compiles for minutes; these adjoints are compiled
-in seconds. Weights are quadratic B-splines; the base node is a constant in differentiation (the
-spline is C¹).
+Taichi's own differentiation of the 27-node stencil compiles for minutes; these adjoints compile in
+seconds. Weights are quadratic B-splines; the base node is a constant in differentiation (the spline
+is C¹).
 
 Source: Hu et al. 2018 (MLS-MPM), Alg. 1 and Eq. 16–17; Jiang et al. 2015 (APIC), Eq. 8–9.
 """
@@ -86,12 +86,24 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
         return gradient
 
     @ti.func
-    def offset_of(k, o: ti.template()):
-        offset = vec(0.0)
-        offset[0] = ti.cast(k, real)
+    def along(start, M: ti.template(), o: ti.template()):
+        """start + M o for the unrolled axes; skips the zeros of o."""
+        value = start
         for a in ti.static(range(1, D)):
-            offset[a] = o[a - 1]
-        return offset
+            if ti.static(o[a - 1] == 1):
+                value += M[:, a]
+            elif ti.static(o[a - 1] == 2):
+                value += 2.0 * M[:, a]
+        return value
+
+    @ti.func
+    def add_moment(moment: ti.template(), value, k, o: ti.template()):
+        """moment += value oᵀ; skips the zeros of o."""
+        for b in ti.static(range(D)):
+            moment[b, 0] += value[b] * k
+            for a in ti.static(range(1, D)):
+                if ti.static(o[a - 1] != 0):
+                    moment[b, a] += value[b] * o[a - 1]
 
     @ti.func
     def load_vec(source: ti.template(), i, stride: ti.template()):
@@ -149,10 +161,11 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
         momentum = m * load_vec(v, i, D) - Ai @ f
         for k in range(3):
             w0 = pick(w, k)
+            first = momentum + k * Ai[:, 0]
             for o in ti.static(slab):
                 n = (offset + node_index(base, shape, k, o)) * (D + 1)
                 wo = weight(w0, w, o)
-                p = wo * (momentum + Ai @ offset_of(k, o))
+                p = wo * along(first, Ai, o)
                 for a in ti.static(range(D)):
                     add(nodes, n + a, p[a])
                 add(nodes, n + D, wo * m)
@@ -189,30 +202,33 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
             f = fraction(xi, base, origin, dx)
             w = spline(f)
             dw = slope(f)
+            Ad = Ai * dx
+            momentum = m * vi - Ad @ f
             g_sum = vec(0.0)
-            gA = mat(0.0)
+            g_moment = mat(0.0)
             gx = vec(0.0)
-            gm = ti.cast(0.0, real)
+            h_sum = ti.cast(0.0, real)
             for k in range(3):
                 w0 = pick(w, k)
                 dw0 = pick(dw, k)
+                first = momentum + k * Ad[:, 0]
                 for o in ti.static(slab):
                     n = i // particles * size + node_index(base, shape, k, o)
                     g = load_vec(adj_nodes, n, D + 1)
                     h = adj_nodes[n * (D + 1) + D]
-                    d = dx * (offset_of(k, o) - f)
                     wo = weight(w0, w, o)
                     g_sum += wo * g
-                    gA += (wo * g).outer_product(d)
-                    gm += wo * (g.dot(vi) + h)
-                    gx += weight_gradient(w0, dw0, w, dw, o) * (g.dot(m * vi + Ai @ d) + h * m)
+                    add_moment(g_moment, wo * g, k, o)
+                    h_sum += wo * h
+                    gx += weight_gradient(w0, dw0, w, dw, o) * (g.dot(along(first, Ad, o)) + h * m)
             x_bar = gx / dx - Ai.transpose() @ g_sum
+            gA = dx * (g_moment - g_sum.outer_product(f))
             for a in ti.static(range(D)):
                 adj_x[i * D + a] = x_bar[a]
                 adj_v[i * D + a] = m * g_sum[a]
                 for b in ti.static(range(D)):
                     adj_A[(i * D + a) * D + b] = gA[a, b]
-            adj_mass[i] = gm
+            adj_mass[i] = g_sum.dot(vi) + h_sum
 
     @ti.kernel
     def gather(
@@ -232,7 +248,8 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
                     n = i // particles * size + node_index(base, shape, k, o)
                     line = weight(w0, w, o) * load_vec(u, n, D)
                     total += line
-                    moment += line.outer_product(offset_of(k, o) - f)
+                    add_moment(moment, line, k, o)
+            moment -= total.outer_product(f)
             for a in ti.static(range(D)):
                 v[i * D + a] = total[a]
                 for b in ti.static(range(D)):
@@ -255,10 +272,11 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
         for k in range(3):
             w0 = pick(w, k)
             dw0 = pick(dw, k)
+            first = q0 + k * B[:, 0]
             for o in ti.static(slab):
                 n = node_index(base, shape, k, o)
                 ui = load_vec(u, offset + n, D)
-                q = q0 + B @ offset_of(k, o)
+                q = along(first, B, o)
                 wo = weight(w0, w, o)
                 u_sum += wo * ui
                 gx += weight_gradient(w0, dw0, w, dw, o) * ui.dot(q)
