@@ -71,6 +71,11 @@ class RolloutWindows(Dataset[dict[str, Tensor]]):
         for reader in self.readers:
             reader._check([n for n in self.fields or () if n != "tool_pose"])
             scenes = range(reader.n_trajectories) if trajectories is None else tuple(trajectories)
+            if any(not 0 <= k < reader.n_trajectories for k in scenes):
+                raise InputError(
+                    f"RolloutWindows: expected trajectories in [0, {reader.n_trajectories}); got "
+                    f"{list(scenes)} for {reader.path}. Pass scenes that every file has."
+                )
             per_scene = max(0, (reader.n_frames - span) // stride + 1)
             self._scenes.append((scenes, per_scene))
             counts.append(len(scenes) * per_scene)

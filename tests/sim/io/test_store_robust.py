@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import time
 from pathlib import Path
@@ -37,6 +36,9 @@ def append_for_ever(path, first, pipe):
 
 
 def append_until_full(path, pipe):
+    import resource
+
+    before = open_objects()
     out = whole_writer(path)
     # One frame has 16 kB, and 256 kB are kept for HDF5's tables.
     resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))
@@ -48,7 +50,11 @@ def append_until_full(path, pipe):
             message = str(error)
     out.close()
     # Whatever HDF5 could not close, it would try to write again, and crash, at exit.
-    pipe.send((message, out.n_frames, h5py.h5f.get_obj_count(types=h5py.h5f.OBJ_ALL)))
+    pipe.send((message, out.n_frames, open_objects() - before))
+
+
+def open_objects():
+    return h5py.h5f.get_obj_count(types=h5py.h5f.OBJ_ALL)
 
 
 def check(path: Path, at_least: int) -> int:
