@@ -1,7 +1,8 @@
 """The four reference scenes, their trajectories and unseen throws.
 
-A block of one material flies, turns and hits the walls of a box. Operators import no simulator, so a
-scene is data; `scene.solver(mpm)` builds it with the module `rheograd.sim.mpm` that the caller hands in.
+A block of one material flies, turns and hits the walls of a box. Operators import no simulator, so
+a scene is data; `scene.solver(mpm)` builds it with the module `rheograd.sim.mpm`, which the caller
+hands in.
 
 Source: Ma et al. 2023 (NCLaw), §4 and released configurations.
 """
@@ -134,7 +135,8 @@ class Trajectory:
         if N not in (template.F.shape[1], template.J.shape[1]):
             raise InputError(
                 f"Trajectory.states: a solver of {N} particles; got one with F of "
-                f"{template.F.shape[1]} and J of {template.J.shape[1]}. Use the scene's own particles."
+                f"{template.F.shape[1]} and J of {template.J.shape[1]}. Use the particles of the "
+                "trajectory."
             )
         fields: dict[str, Tensor] = {"x": self.x[index], "v": self.v[index], "C": self.C[index]}
         if template.J.shape[1]:
@@ -143,8 +145,8 @@ class Trajectory:
             fields["F"] = self.F[index]
         return template.replace(
             **{
-                name: fields.get(name, t.expand(B, *t.shape[1:])) for name, t in
-                template.tensors().items()
+                name: fields.get(name, t.expand(B, *t.shape[1:]))
+                for name, t in template.tensors().items()
             }
         )
 
@@ -160,8 +162,8 @@ def nclaw_scene(
 
     Args:
         material: "jelly", "plasticine", "sand" or "water".
-        velocity: linear velocity [m/s], z up. The reference writes (1, −1.5, −2) with y up; here its
-            axes (z, x, y) are ours (x, y, z), which keeps handedness.
+        velocity: linear velocity [m/s], z up. The reference writes (1, −1.5, −2) with y up; its
+            axes (z, x, y) are our (x, y, z), which keeps handedness.
         angular: angular velocity [rad/s].
         resolution: particles per edge [-], both faces included.
 
@@ -195,8 +197,9 @@ def random_throw(material: str, seed: int) -> ReferenceScene:
     d[2] = -d[2].abs()
     speed = 3 * torch.rand(1, generator=generator, dtype=torch.float64)
     w = 3 * torch.rand(3, generator=generator, dtype=torch.float64)
-    return nclaw_scene(material, velocity=tuple((speed * d / d.norm()).tolist()),
-                       angular=tuple(w.tolist()))
+    return nclaw_scene(
+        material, velocity=tuple((speed * d / d.norm()).tolist()), angular=tuple(w.tolist())
+    )
 
 
 @torch.no_grad()
@@ -218,7 +221,16 @@ def simulate_truth(solver: Any, steps: int, *, dtype: torch.dtype = torch.float3
 
 @torch.no_grad()
 def predict(solver: Any, truth: Trajectory, params: Any = None) -> Tensor:
-    """Positions of a free rollout from the first state of `truth` over its length, (T + 1, N, 3)."""
+    """Positions [m] of a free rollout from the first state of `truth` over its length.
+
+    Args:
+        solver: a solver with the law to judge.
+        truth: gives the first state and the number of steps T.
+        params: as in `solver.prepare`.
+
+    Returns:
+        Shape (T + 1, N, 3).
+    """
     template = solver.model.initial_state(dtype=truth.x.dtype, device=truth.x.device)
     states = rollout(solver, truth.states(template, [0]), truth.steps, params).states
     return torch.cat([s.x for s in states])

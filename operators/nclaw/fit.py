@@ -1,4 +1,4 @@
-"""What a neural law is compared with: classical laws fitted to a motion, and networks fitted to stress.
+"""What a neural law is compared with: classical laws fitted to motion, networks fitted to stress.
 
     fit_classical   min over material parameters of the position errors, through the simulator
     train_labeled   min over weights of ‖τ_θ − τ‖² and ‖ΔF_θ − ΔF‖², without a simulator
@@ -72,8 +72,8 @@ def fit_classical(
 
         min_p  Σ ‖x_k(p) − x_k‖²
 
-    A parameter bounded on both sides is optimized through the logit of its place in the interval, one
-    bounded below through its logarithm.
+    A parameter bounded on both sides is optimized through the logit of its place in the interval,
+    one bounded below through its logarithm.
 
     Args:
         solver: a solver with one group of the analytic law and one substep per step.
@@ -156,7 +156,8 @@ def train_labeled(
 
         L = ‖τ_θ(F) − τ‖²/‖τ‖² + ‖P_θ(F_trial) − F₊‖²/(‖F₊ − F_trial‖² + ε²)
 
-    with F_trial = (I + dt C₊) F. ε = 10⁻⁵ per entry keeps the second term defined where nothing flows.
+    with F_trial = (I + dt C₊) F. ε = 10⁻⁵ per entry keeps the second term defined where nothing
+    flows.
 
     Args:
         elastic: network of the stress; give it a `scale` of the order of the stress.

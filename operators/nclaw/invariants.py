@@ -26,7 +26,7 @@ _loaded: set[Any] = set()
 
 
 def invariants(F: Tensor) -> tuple[Tensor, Tensor]:
-    """Invariants h = [s − 1, vec(FᵀF − I), det F − 1] and the rotation R = U Vᵀ of F = U diag(s) Vᵀ.
+    """Invariants h = [s − 1, vec(FᵀF − I), det F − 1] and rotation R = U Vᵀ of F = U diag(s) Vᵀ.
 
     h(QF) = h(F) and R(QF) = Q R(F) for rotations Q; h(I) = 0 exactly.
 

@@ -5,13 +5,13 @@
     plastic    (y, R, F) ↦ F₊ = F + α R Y
 
 One pass per particle replaces some fifty tensor operations on 3×3 matrices, which would cost more
-than the networks. V diagonalizes FᵀF; U follows from F V by orthogonalization and det U = det V = 1,
-so that an inverted particle has a negative third value instead of a reflection. No division by
-differences of singular values occurs:
+than the networks. V diagonalizes FᵀF; U follows from F V by orthogonalization, with det U = det V
+= 1, so that an inverted particle has a negative third value instead of a reflection. No division
+by differences of singular values occurs:
 
     s̄ ↦ U diag(s̄) Vᵀ        R̄ ↦ R [w]ₓ,  (tr S · I − S) w = axial(RᵀR̄ − R̄ᵀR)
 
-Source: Ma et al. 2023 (NCLaw), §3.2 for the invariants; Chen & Wheeler 1993 for the derivative of R.
+Source: Ma et al. 2023 (NCLaw), §3.2 (invariants); Chen & Wheeler 1993 (derivative of R).
 """
 
 # No postponed annotations here: Warp evaluates them, and cannot see types of a closure in text.
@@ -33,7 +33,7 @@ def invariant_kernels(real: Any) -> SimpleNamespace:
     mat33, vec3 = wp.types.matrix((3, 3), real), wp.types.vector(3, real)
     vec13 = wp.types.vector(13, real)
     eigen = linalg(real).eigen
-    half, one, zero = real(0.5), real(1.0), real(0.0)
+    half, one = real(0.5), real(1.0)
     options = {"module": "unique", "enable_backward": False}
 
     @wp.func
@@ -121,9 +121,7 @@ def invariant_kernels(real: Any) -> SimpleNamespace:
             for b in range(3):
                 gG[a, b] = g[3 + 3 * a + b] + g[3 + 3 * b + a]
         # The cofactor of F is U diag(s₁s₂, s₀s₂, s₀s₁) Vᵀ.
-        d = vec3(
-            g[0] + g[12] * s[1] * s[2], g[1] + g[12] * s[0] * s[2], g[2] + g[12] * s[0] * s[1]
-        )
+        d = vec3(g[0] + g[12] * s[1] * s[2], g[1] + g[12] * s[0] * s[2], g[2] + g[12] * s[0] * s[1])
         A = wp.transpose(Ri) * adj_R[i]
         axial = vec3(A[2, 1] - A[1, 2], A[0, 2] - A[2, 0], A[1, 0] - A[0, 1])
         q = wp.transpose(Vi) * axial

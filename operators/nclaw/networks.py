@@ -28,11 +28,16 @@ class InvariantNetwork(nn.Module):
 
     Args:
         hidden: widths of the hidden layers.
+        gain: factor on the initial weights of the last layer.
         generator: source of the Xavier-uniform weights; default torch's global one.
     """
 
     def __init__(
-        self, hidden: Sequence[int] = (64, 64), *, generator: torch.Generator | None = None
+        self,
+        hidden: Sequence[int] = (64, 64),
+        *,
+        gain: float = 1.0,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if not hidden or min(hidden) < 1:
@@ -46,6 +51,8 @@ class InvariantNetwork(nn.Module):
         )
         for layer in self.layers:
             nn.init.xavier_uniform_(layer.weight, generator=generator)
+        with torch.no_grad():
+            self.layers[-1].weight.mul_(gain)
 
     def hidden(self, h: Tensor) -> Tensor:
         """Activations before the last layer, (…, 13) → (…, width)."""
@@ -66,9 +73,10 @@ class NeuralElastic(InvariantNetwork):
 
     Args:
         hidden: widths of the hidden layers.
-        scale: start of the output scale s₀ [Pa], whose logarithm is then learned; None: s₀ = 1, fixed.
-        skip: start of (E [Pa], ν [-]) of the linear law τ_lin = R (2μ (S − I) + λ tr(S − I) I) Fᵀ with
-            F = R S, whose logarithms of μ and λ are learned; needs ν > 0. None: no such part.
+        scale: start of the output scale s₀ [Pa], whose logarithm is then learned; None: s₀ = 1,
+            fixed.
+        skip: start of (E [Pa], ν [-]) of the linear law τ_lin = R (2μ (S − I) + λ tr(S − I) I) Fᵀ
+            with F = R S, whose logarithms of μ and λ are learned; needs ν > 0. None: no such part.
         generator: source of the weights.
 
     Differentiable in F and the weights, once.
@@ -121,6 +129,7 @@ class NeuralPlastic(InvariantNetwork):
     Args:
         hidden: widths of the hidden layers.
         alpha: size of one correction [-]; the paper's value.
+        gain: factor on the initial weights of the last layer; small: the material starts elastic.
         generator: source of the weights.
 
     Differentiable in F and the weights, once.
@@ -132,9 +141,10 @@ class NeuralPlastic(InvariantNetwork):
         hidden: Sequence[int] = (64, 64),
         *,
         alpha: float = 1e-3,
+        gain: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(hidden, generator=generator)
+        super().__init__(hidden, gain=gain, generator=generator)
         self.alpha = alpha
 
     def forward(self, F: Tensor) -> Tensor:
@@ -156,8 +166,8 @@ def neural_law(
         elastic: F → Kirchhoff stress τ [Pa].
         plastic: trial F → F₊; None for no plastic flow.
         rho: density at rest [kg/m³].
-        stiffness: P-wave modulus [Pa] for the bound on the time step: the stiffest response that the
-            networks are expected to learn.
+        stiffness: P-wave modulus [Pa] for the bound on the time step: the stiffest response that
+            the networks are expected to learn.
 
     Returns:
         A law that runs in torch between the transfers and is differentiable in all weights.

@@ -44,12 +44,20 @@ class TrainConfig:
     """Learning rate of the elastic network; 1 because its raw output has to grow from 0.01 Pa."""
     lr_plastic: float = 0.1
     """Learning rate of the plastic network."""
+    plastic_from: int = 1
+    """Horizon [steps] from which the plastic network is trained. Segments start in true strains, so
+    short ones determine the stress alone and would only blow up the plastic network at random."""
     clip: float = 0.1
     """Bound on the gradient norm of each network, in units of the loss."""
 
     def __post_init__(self) -> None:
         first, last = self.horizon
-        if self.updates < 1 or first < 1 or last < 1 or (self.budget is not None and self.budget < 1):
+        if (
+            self.updates < 1
+            or first < 1
+            or last < 1
+            or (self.budget is not None and self.budget < 1)
+        ):
             raise InputError(
                 f"TrainConfig: updates, horizon and budget ≥ 1; got {self.updates}, {self.horizon} "
                 f"and {self.budget}. Correct them."
@@ -59,6 +67,23 @@ class TrainConfig:
     def paper(cls) -> TrainConfig:
         """The recipe of the paper: 300 passes over the trajectory, horizon 25 → 200."""
         return cls()
+
+    @classmethod
+    def fast(cls) -> TrainConfig:
+        """One to two minutes on two cores, for `NeuralElastic(scale=1e4)` and
+        `NeuralPlastic(gain=0.01)`: stress from random segments of one to eight steps, plastic flow
+        from segments that grow to 64 steps. docs/nclaw.md shows what else was tried."""
+        return cls(
+            updates=300,
+            horizon=(1, 64),
+            growth="geometric",
+            budget=16,
+            weighting="acceleration",
+            lr_elastic=0.02,
+            lr_plastic=1e-3,
+            plastic_from=8,
+            clip=1e3,
+        )
 
 
 @dataclasses.dataclass
@@ -151,10 +176,10 @@ def train(
         config: the recipe; default the paper's.
         generator: source of random segments; default seed 0.
         on_update: called with (update, history) after every update, for progress.
-        on_checkpoint: called with everything needed to resume, every `checkpoint_every` updates and at
-            the end.
+        on_checkpoint: called with everything needed to resume, every `checkpoint_every` updates and
+            at the end.
         checkpoint_every: updates between checkpoints.
-        resume: a checkpoint; training continues after it with the same numbers as without the break.
+        resume: a checkpoint; training goes on after it with the same numbers as without the break.
 
     Returns:
         Loss, horizon, time and simulated steps per update.
@@ -193,8 +218,8 @@ class _Run:
         self.modules = {n: m for n, m in found.items() if isinstance(m, nn.Module)}
         if not self.modules:
             raise InputError(
-                f"train: a law with modules; got {type(law).__name__}. Build it with neural_law, or "
-                "fit an analytic law with fit_classical."
+                f"train: a law with modules; got {type(law).__name__}. Build it with neural_law, "
+                "or fit an analytic law with fit_classical."
             )
         self.solver, self.trajectory, self.config = solver, trajectory, config
         self.generator, self.update, self.history = generator, 0, TrainHistory()
@@ -228,13 +253,18 @@ class _Run:
         c = self.config
         segments, weights = self.segments()
         share = 0.5 * (1 + math.cos(math.pi * self.update / c.updates))
+        active = dict(self.modules)
+        if self.history.horizon[-1] < c.plastic_from:
+            active.pop("plastic", None)
+        for name, module in self.modules.items():
+            module.requires_grad_(name in active)
         for name, optimizer in self.optimizers.items():
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = self.rates[name] * share
         loss = segment_loss(self.solver, self.trajectory, segments, weights)
         loss.backward()
-        for name, module in self.modules.items():
+        for name, module in active.items():
             norm = nn.utils.clip_grad_norm_(module.parameters(), c.clip)
             if not bool(torch.isfinite(norm)):
                 raise StateError(
@@ -244,8 +274,10 @@ class _Run:
                     step=self.update,
                     field=name,
                 )
-        for optimizer in self.optimizers.values():
-            optimizer.step()
+        for name in active:
+            self.optimizers[name].step()
+        for module in self.modules.values():
+            module.requires_grad_(True)
         self.history.loss.append(float(loss.detach()))
         before = self.history.simulated[-1] if self.history.simulated else 0
         self.history.simulated.append(before + sum(n for _, n in segments))
