@@ -199,7 +199,7 @@ def test_an_interrupted_step_leaves_the_solver_usable(monkeypatch: pytest.Monkey
         def interrupt(*args, **kwargs):
             raise KeyboardInterrupt
 
-        patch.setattr(engine, "_grid_forward", interrupt)
+        patch.setattr(engine, "_update_grid", interrupt)
         with pytest.raises(KeyboardInterrupt):
             solver.step(state)
     assert torch.equal(solver.step(state).x, expected.x)
