@@ -1,9 +1,11 @@
 """Gathering: a paddle drives the water of a pool so that a floating body drifts to a target.
 
-    ℓ(x) = ‖c − x*‖² / ‖c₀ − x*‖²      c: mean horizontal position of the body, x*: target
+    ℓ(x) = ‖c − x*‖² / ‖c₀ − x*‖² + Σ (e/e₀)²
 
-The paddle never has to touch the body, and its travel ends short of the target, so waves and currents
-have to carry the body the rest of the way, and to stop it there.
+c is the mean horizontal position of the body, x* the target, e how far the paddle is beyond its allowed
+travel. The travel ends short of the target, so waves and currents have to carry the body the rest of
+the way, and to stop it there. Mechanical stops alone would do for a machine; to a gradient they are a
+wall behind which no action matters, so the travel is enforced by its cost, and the stops come later.
 
 Water is weakly compressible. With the speed of sound c, the pressure of depth h compresses it by
 g h/c², and flow of speed u changes its density by (u/c)²; the default bulk modulus of 0.1 MPa
@@ -39,8 +41,8 @@ class GatheringConfig:
 
     dim: int = 2
     """2: the plane (x, z), one metre deep; 3: the full pool."""
-    horizon: int = 80
-    """Actions per episode; 2 s, enough for two strokes."""
+    horizon: int = 60
+    """Actions per episode; 1.5 s, one period of the first standing wave of the tank."""
     dx: float = 0.025
     """Grid spacing [m]; 8 cells of water depth, a rollout within a second."""
     dt: float = 1.25e-3
@@ -61,9 +63,9 @@ class GatheringConfig:
     """Density of the block [kg/m³]; like balsa or light foam, so it floats 40 % submerged."""
     body_E: float = 3e4
     """Young's modulus of the block [Pa]; visibly elastic, and no stiffer than the water."""
-    start: tuple[float, float] = (0.4, 0.25)
+    start: tuple[float, float] = (0.35, 0.25)
     """Horizontal start of the block's center (x, y) [m]."""
-    target: tuple[float, float] = (0.7, 0.25)
+    target: tuple[float, float] = (0.55, 0.25)
     """Horizontal target of the block's center (x, y) [m]."""
     tolerance: float = 0.025
     """The task is solved when the block ends this close to the target [m]; a quarter of its side."""
@@ -71,9 +73,11 @@ class GatheringConfig:
     """Side lengths of the paddle [m]; two cells thick, so that water cannot leak through it."""
     paddle_start: tuple[float, float, float] = (0.15, 0.25, 0.2)
     """Start of the paddle's center [m]; 5 cm of water remain below it."""
-    paddle_travel: tuple[float, float, float] = (0.2, 0.1, 0.2)
-    """Travel of the paddle from its start [m]: forward along x, to either side along y, up along z.
-    Mechanical stops end it: what an action asks beyond them does not happen."""
+    travel: tuple[float, float, float] = (0.25, 0.1, 0.2)
+    """Allowed travel of the paddle from its start [m]: forward along x, to either side along y, up
+    along z. To leave it costs (excess/overrun)² per step."""
+    overrun: float = 0.05
+    """Where mechanical stops end all motion, beyond `travel` [m]."""
     axes: str = "x"
     """Axes that the actions move: "x", "xz", and in 3-D "xy" or "xyz"."""
     speed: float = 0.5
@@ -217,19 +221,29 @@ class Gathering(Task[MPMState]):
             v[..., -1] += A * torch.cos(k * x[..., 0]) * torch.sinh(k * x[..., -1])
         return v
 
+    def _range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Allowed positions of the paddle's center [m], two of shape (3,)."""
+        first, travel = like.new_tensor(self.config.paddle_start), like.new_tensor(self.config.travel)
+        return first - travel * travel.new_tensor((0.0, 1.0, 0.0)), first + travel
+
     def control(self, state: MPMState, action: Tensor) -> MPMControl:
-        """Twist of the paddle for an action (B, A) [m/s], cut where its travel ends."""
-        c, time = self.config, self.solver.step_time
-        first = action.new_tensor(c.paddle_start)
-        reach = action.new_tensor(c.paddle_travel)
-        low, high = first - reach * reach.new_tensor((0.0, 1.0, 0.0)), first + reach
+        """Twist of the paddle for an action (B, A) [m/s], cut at the mechanical stops."""
+        time, overrun = self.solver.step_time, self.config.overrun
+        low, high = self._range(action)
         place = state.tool_pose[:, 0, :3]
         columns = [torch.zeros_like(action[:, 0])] * 6
         for k, axis in enumerate(self._axes):
             here = place[:, axis]
-            there = (here + time * action[:, k]).clamp(low[axis], high[axis])
+            there = (here + time * action[:, k]).clamp(low[axis] - overrun, high[axis] + overrun)
             columns[axis] = (there - here) / time
         return MPMControl(tool_twist=torch.stack(columns, -1).unsqueeze(1))
+
+    def _excess(self, state: MPMState) -> Tensor:
+        """How far the paddle is outside its allowed travel [m], (B, A)."""
+        low, high = self._range(state.x)
+        place = state.tool_pose[:, 0, :3]
+        excess = (low - place).clamp(min=0) + (place - high).clamp(min=0)
+        return excess[:, self._axes]
 
     def body_center(self, state: MPMState) -> Tensor:
         """Mean position of the block [m], (B, D); differentiable in the state."""
@@ -241,24 +255,27 @@ class Gathering(Task[MPMState]):
         return self.body_center(state)[:, : self._horizontal] - target
 
     def loss(self, state: MPMState, t: int) -> Tensor:
-        """Squared horizontal distance to the target over that of the start, (B,)."""
+        """ℓ of the module docstring, (B,). Differentiable in the state."""
         c = self.config
         first = sum(
             (a - b) ** 2 for a, b in zip(c.start[: self._horizontal], c.target, strict=False)
         )
-        return self._offset(state).square().sum(-1) / first
+        outside = (self._excess(state) / c.overrun).square().sum(-1)
+        return self._offset(state).square().sum(-1) / first + outside
 
     def success(self, state: MPMState) -> Tensor:
         """Whether the block is within `tolerance` of the target, (B,) bool."""
         return self.metrics(state)["distance"] <= self.config.tolerance
 
     def metrics(self, state: MPMState) -> dict[str, Tensor]:
-        """distance [m] to the target, height [m] of the block, speed [m/s] of the block; (B,)."""
+        """distance [m] to the target, height and speed [m, m/s] of the block, excess [m]
+        of the paddle over its travel; (B,)."""
         state = state.detach()
         return {
             "distance": self._offset(state).norm(dim=-1),
             "height": self.body_center(state)[:, -1],
             "speed": state.v[:, self._body].mean(1).norm(dim=-1),
+            "excess": self._excess(state).amax(-1),
         }
 
     def observation(self, state: MPMState) -> Tensor:

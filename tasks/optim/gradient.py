@@ -38,6 +38,9 @@ class GradientConfig:
     """Step of Adam in units of `action_limit` [-]; ten steps cross half of the range."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of Adam's averages [-]."""
+    eps: float = 0.1
+    """Entries of the gradient below this share of the largest move less than `lr` [-]. Adam's usual
+    1e-8 moves actions that hardly matter as far as those that do."""
     expand: bool = True
     """Expanding horizon; False optimizes the full horizon from the start."""
     start: float = 0.25
@@ -46,7 +49,7 @@ class GradientConfig:
     """Growth of the horizon, as a share of the task's [-]."""
     window: float = 0.5
     """Share of the task's horizon before the current end that is optimized; older rows wait."""
-    patience: int = 3
+    patience: int = 5
     """Iterations without progress that end a stage."""
     progress: float = 0.01
     """Least relative decrease of the loss that counts as progress [-]."""
@@ -163,7 +166,7 @@ class GradientOptimizer(Optimizer):
         mean = self.moments[0] / (1 - b1**self.moment_count)
         scale = (self.moments[1] / (1 - b2**self.moment_count)).sqrt()
         # Relative to the largest entry, so that units of the loss do not matter.
-        step = mean / (scale + 1e-3 * scale.max() + 1e-30)
+        step = mean / (scale + self.config.eps * scale.max() + 1e-30)
         self.actions = self._clip(self.actions - self.lr * self.limit * step)
 
     def _advance(self) -> None:
