@@ -11,13 +11,13 @@ from .store_format import Layout, StoreError, frame_count, open_store, read_layo
 from .store_superblock import mark_clean, read_superblock, reserve, trim
 from .vtkhdf import build_views
 
-__all__ = ["MARGIN", "frame_bytes", "identity", "repair"]
+__all__ = ["MARGIN", "frame_bytes", "identity", "recover", "repair"]
 
 MARGIN = 2**18
 """Room [byte] that HDF5's own tables may need in one frame, or when the file is finished."""
 
 
-def repair(path: str | os.PathLike[str], *, force: bool = False, _finish: bool = True) -> int:
+def repair(path: str | os.PathLike[str], *, force: bool = False) -> int:
     """Finish the file of a killed run: drop a half-written frame, close the animation.
 
     Harmless on a finished file. No field value is copied or changed.
@@ -32,17 +32,30 @@ def repair(path: str | os.PathLike[str], *, force: bool = False, _finish: bool =
     Raises:
         StoreError: the file is no rollout, is cut, or is being written by another live process.
     """
+    return recover(path, force=force, finish=True)
+
+
+def recover(
+    path: str | os.PathLike[str], *, force: bool, finish: bool, keep: int | None = None
+) -> int:
+    """`repair`, optionally without closing the animation, or keeping the first frames only."""
     owner = _owner(path)
     if not force and _is_alive(owner):
         raise StoreError(
             f"repair: {path}: expected a file nobody is writing; got one written by {owner}. Wait "
             "for that process or end it; pass force=True if it is not the writer."
         )
+    block = read_superblock(path)
+    if block is None:
+        raise StoreError(
+            f"repair: {path}: expected a file as RolloutWriter makes it; got one rewritten with "
+            "another HDF5 header, for instance by h5repack. It can be read, but not written."
+        )
     try:
         with open(path, "r+b", buffering=0) as raw:
-            if owner or read_superblock(path).open_for_writing:
+            if owner or block.open_for_writing:
                 # Behind the recorded end lie at most one half-written frame and reserved room.
-                end = read_superblock(path).end_of_file
+                end = block.end_of_file
                 mark_clean(raw, min(os.fstat(raw.fileno()).st_size, end + MARGIN))
                 with open_store(path) as file:
                     end += frame_bytes(read_layout(file)) + MARGIN
@@ -51,11 +64,12 @@ def repair(path: str | os.PathLike[str], *, force: bool = False, _finish: bool =
             reserve(raw, os.fstat(raw.fileno()).st_size, MARGIN, 0)
         with open_store(path, "r+") as file:
             layout, count = read_layout(file), frame_count(file)
+            count = count if keep is None else min(count, keep)
             for dataset, axis in series_of(file, layout):
                 dataset.resize(count, axis=axis)
             steps = file["VTKHDF/Steps"]
             steps.attrs.modify("NSteps", count)
-            if _finish:
+            if finish:
                 build_views(file, layout, max(count, 1))
                 file.attrs["writer"] = ""
     except StoreError:

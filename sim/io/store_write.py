@@ -32,7 +32,7 @@ from .store_format import (
     series_of,
 )
 from .store_header import create_header
-from .store_repair import MARGIN, frame_bytes, identity, repair
+from .store_repair import MARGIN, frame_bytes, identity, recover, repair
 from .store_superblock import mark_clean, reserve, trim
 from .vtkhdf import UNBOUNDED_FRAMES, build_views
 
@@ -134,6 +134,7 @@ class RolloutWriter:
         particle_count: int | None = None,
         dim: int | None = None,
         fields: Sequence[str] | None = None,
+        keep: int | None = None,
         force: bool = False,
     ) -> RolloutWriter:
         """Go on after the last complete frame of a closed or killed file.
@@ -142,15 +143,19 @@ class RolloutWriter:
             path: Rollout file.
             n_trajectories, particle_count, dim, fields: What the caller is going to write; checked
                 against the file if given.
+            keep: Drop the frames from this index on, e.g. to go on from an earlier checkpoint.
             force: Take the file over although the process that wrote it seems to be alive.
 
         Raises:
             InputError: the file's sizes or fields differ from what the caller gave.
             StoreError: the file is damaged, or another live process is writing it.
         """
-        repair(path, force=force, _finish=False)
-        writer = cls.__new__(cls)
-        writer.path = Path(path)
+        if keep is not None and keep < 0:
+            raise InputError(
+                f"RolloutWriter.resume: {path}: expected keep >= 0; got {keep}. Pass the number of "
+                "frames to keep."
+            )
+        recover(path, force=force, finish=False)
         with open_store(path) as file:
             layout = read_layout(file)
         given = {
@@ -167,6 +172,10 @@ class RolloutWriter:
                     f"RolloutWriter.resume: {path}: expected {name} = {_plain(stored)}; got "
                     f"{_plain(value)}. Resume with the same scene, or write a new file."
                 )
+        if keep is not None:
+            recover(path, force=True, finish=False, keep=keep)
+        writer = cls.__new__(cls)
+        writer.path = Path(path)
         writer._attach()
         return writer
 

@@ -31,11 +31,11 @@ def train(net, optimizer, steps, generator):
 def test_training_goes_on_exactly(tmp_path):
     path = tmp_path / "runs" / "net.safetensors"
     net, config = network(), {"width": 8, "laws": ["jelly"]}
-    optimizer = torch.optim.Adam(net.parameters())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     train(net, optimizer, 3, torch.Generator().manual_seed(1))
     assert save_checkpoint(path, net, config, optimizer) == path
     other = network()
-    again = torch.optim.Adam(other.parameters())
+    again = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
     loaded = load_checkpoint(path, other, again)
     assert loaded.config == config and loaded.version == rheograd.__version__
     train(net, optimizer, 2, torch.Generator().manual_seed(2))
@@ -78,7 +78,7 @@ def test_module_keeps_its_precision(tmp_path):
 
 def test_only_the_last_optimizer_file_stays(tmp_path):
     net = network()
-    optimizer = torch.optim.Adam(net.parameters())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     for name in ("a.safetensors", "a.b.safetensors", "a.safetensors"):
         save_checkpoint(tmp_path / name, net, {}, optimizer)
     assert len(list(tmp_path.glob("*.pt"))) == 2
@@ -135,7 +135,7 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path):
 
 def test_damage_is_named(tmp_path):
     path, net = tmp_path / "net.safetensors", network()
-    optimizer = torch.optim.Adam(net.parameters())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     train(net, optimizer, 1, torch.Generator().manual_seed(1))
     with pytest.raises(FileNotFoundError, match="Check the path"):
         load_checkpoint(path)

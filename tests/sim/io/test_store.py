@@ -260,6 +260,14 @@ def test_resume_continues_and_checks(tmp_path, generator):
         assert torch.equal(reader.frame(T)["x"], data[0]["x"][0])
         assert torch.equal(reader.frame(T - 1)["x"], data[-1]["x"][0])
     assert repair(path) == T + 1
+    with RolloutWriter.resume(path, keep=2) as out:
+        assert out.n_frames == 2
+        out.append(0.015, data[4])
+    with RolloutReader(path) as reader:
+        assert reader.times.tolist() == [0.0, 0.01, 0.015]
+        assert torch.equal(reader.frame(2)["x"], data[4]["x"][0])
+    with pytest.raises(ValueError, match="keep >= 0"):
+        RolloutWriter.resume(path, keep=-1)
 
 
 def test_reader_follows_a_growing_file(tmp_path, generator):

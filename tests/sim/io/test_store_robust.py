@@ -231,3 +231,17 @@ def test_an_interrupted_append_can_be_repeated(tmp_path, monkeypatch):
     with RolloutReader(path) as reader:
         assert reader.times.tolist() == [0, 1, 2, 6]
         assert reader["x"][0, 3].tolist() == [[6.0] * 3] * 4
+
+
+def test_a_repacked_file_is_read_but_not_written(tmp_path):
+    path, packed = tmp_path / "r.h5", tmp_path / "packed.h5"
+    small(path).close()
+    with h5py.File(path) as source, h5py.File(packed, "w", libver="earliest") as out:
+        out.attrs.update(source.attrs)
+        for name in source:
+            source.copy(name, out)
+    assert read_superblock(packed) is None
+    with RolloutReader(packed) as reader:
+        assert reader["x"][0, :, 0, 0].tolist() == [0, 1, 2]
+    with pytest.raises(StoreError, match="h5repack"):
+        RolloutWriter.resume(packed)
