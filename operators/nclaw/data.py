@@ -9,8 +9,9 @@ Source: Ma et al. 2023 (NCLaw), §4 and released configurations.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "Trajectory",
     "metric_mse_every5",
     "nclaw_scene",
+    "one_thread",
     "predict",
     "random_throw",
     "simulate_truth",
@@ -202,6 +204,21 @@ def random_throw(material: str, seed: int) -> ReferenceScene:
     )
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch's CPU operations on one thread inside the block.
+
+    A thousand particles are too little work for two, and on a machine that is busy otherwise the
+    waiting of the second thread costs ten times the work.
+    """
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
+
+
 @torch.no_grad()
 def simulate_truth(solver: Any, steps: int, *, dtype: torch.dtype = torch.float32) -> Trajectory:
     """Trajectory of a solver with one group of particles from its initial state.
@@ -211,7 +228,8 @@ def simulate_truth(solver: Any, steps: int, *, dtype: torch.dtype = torch.float3
         steps: number of steps T.
         dtype: precision.
     """
-    states = rollout(solver, solver.model.initial_state(dtype=dtype), steps).states
+    with one_thread():
+        states = rollout(solver, solver.model.initial_state(dtype=dtype), steps).states
     F = torch.cat([s.F for s in states])
     if states[0].J.shape[1]:
         J = torch.cat([s.J for s in states])
@@ -232,7 +250,8 @@ def predict(solver: Any, truth: Trajectory, params: Any = None) -> Tensor:
         Shape (T + 1, N, 3).
     """
     template = solver.model.initial_state(dtype=truth.x.dtype, device=truth.x.device)
-    states = rollout(solver, truth.states(template, [0]), truth.steps, params).states
+    with one_thread():
+        states = rollout(solver, truth.states(template, [0]), truth.steps, params).states
     return torch.cat([s.x for s in states])
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...sim.core.errors import InputError, StateError
 from ...sim.core.laws import Law
-from .data import Trajectory
+from .data import Trajectory, one_thread
 from .networks import InvariantNetwork
 from .train import segment_loss
 
@@ -134,11 +134,13 @@ def fit_classical(
         return loss
 
     began = time.perf_counter()
-    optimizer.step(evaluate)
+    with one_thread():
+        optimizer.step(evaluate)
     final = {name: float(_from_free(t, rules[name]).detach()) for name, t in free.items()}
     return ClassicalFit(final, history, time.perf_counter() - began)
 
 
+@one_thread()
 def train_labeled(
     elastic: InvariantNetwork,
     plastic: InvariantNetwork | None,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ...sim.core.errors import InputError, StateError
-from .data import Trajectory
+from .data import Trajectory, one_thread
 
 __all__ = ["TrainConfig", "TrainHistory", "horizon_at", "segment_loss", "train"]
 
@@ -169,6 +169,8 @@ def train(
 ) -> TrainHistory:
     """Fit the networks of the solver's law to a motion; the modules are changed in place.
 
+    During an update torch works on one thread, see `data.one_thread`.
+
     Args:
         solver: a solver with one group whose law holds modules, as `neural_law` makes it, and one
             substep per step.
@@ -196,7 +198,8 @@ def train(
         run.load(resume)
     began = time.perf_counter() - (run.history.seconds[-1] if run.history.seconds else 0.0)
     while run.update < config.updates:
-        run.advance()
+        with one_thread():
+            run.advance()
         run.history.seconds.append(time.perf_counter() - began)
         if on_update is not None:
             on_update(run.update - 1, run.history)
