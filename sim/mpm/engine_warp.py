@@ -89,7 +89,7 @@ class WarpEngine(Scratch):
     ) -> None:
         """Adjoint of one substep: reads `adj1` (of `row1`), fills `adj` (of `row`).
 
-        `adj` must be zero in F, J, alpha and C; x and v are overwritten. `adj1` is used up.
+        `adj` must be zero in F, J, alpha and C, and `adj1` is left so.
         `adj_inputs` has one entry per shard, because many nodes add into one pose.
         """
 
@@ -109,6 +109,11 @@ class WarpEngine(Scratch):
 
         def nodes_adjoint(shard: int) -> None:
             self._update_grid_adjoint(shard, box, inputs, adj_inputs[shard], s)
+            # x and v of the next substep are overwritten; the other adjoints are summed into.
+            for name in adj1.keys() - {"x", "v"}:
+                start, length = self._share(adj1[name].shape[0], shard)
+                if length:
+                    adj1[name][start : start + length].zero_()
 
         def scatter(shard: int) -> None:
             for block in self._blocks(shard):

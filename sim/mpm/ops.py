@@ -218,9 +218,6 @@ def _reverse(
                 )
                 arrays1 = arrays
                 adj, adj1 = adj1, adj
-                for name in adj:
-                    if name not in ("x", "v"):
-                        adj[name].zero_()
             done = True
         finally:
             if not done:
