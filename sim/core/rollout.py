@@ -152,14 +152,14 @@ def _segment(run: Callable[..., S], state: S, start: int, stop: int) -> S:
 
     def body(*tensors: Tensor) -> tuple[Tensor, ...]:
         out = run(template.replace(**dict(zip(names, tensors, strict=True))), start, stop)
-        extra["state"] = out
+        # Counters only: a kept state would outlive its segment.
+        extra.update({k: v for k, v in vars(out).items() if k not in names})
         return tuple(out.tensors().values())
 
     outputs = torch_checkpoint(
         body, *state.tensors().values(), use_reentrant=False, preserve_rng_state=True
     )
-    result = extra.pop("state")
-    return result.replace(**dict(zip(names, outputs, strict=True)))
+    return template.replace(**extra, **dict(zip(names, outputs, strict=True)))
 
 
 def _revolve(run: Callable[..., S], state: S, start: int, stop: int, free: int) -> S:
