@@ -32,7 +32,7 @@ _COMMANDS = {
     "view": ("cli_view:view", "Look at a stored motion in a window."),
     "info": ("cli_info:info", "Versions, devices and caches; or what a run holds."),
 }
-_DOTTED = re.compile(r"--(bodies|tools)\.[\w.-]+$")
+_DOTTED = re.compile(r"--(bodies|tools|task|optimizer)\.[\w.-]+$")
 
 
 def make_app(command: str = "") -> Any:

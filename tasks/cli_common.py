@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from rich.console import Console
@@ -21,9 +22,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .configs import UsageError, field_help
+from .configs import UsageError, field_help, from_dict, load_toml, merge
 
-__all__ = ["Dotted", "console", "given", "options_of", "progress", "show_table", "steps_bar"]
+__all__ = [
+    "Dotted", "console", "given", "layered", "options_of", "progress", "quiet_vtk", "show_table",
+    "steps_bar",
+]  # fmt: skip
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -34,20 +38,31 @@ class Dotted:
     values: dict[str, list[str]] = {}
 
     @classmethod
-    def nested(cls, allowed: bool = True) -> dict[str, Any]:
+    def nested(cls, command: str = "") -> dict[str, Any]:
         """`{"bodies": {"jelly": {"size": ["0.2"]}}}`.
 
+        Args:
+            command: The command that takes them.
+
         Raises:
-            UsageError: a name without field, a field without value, a command without bodies.
+            UsageError: a name without field, a field without value, another command's option.
         """
         out: dict[str, Any] = {}
+        owners = {"bodies": "simulate", "tools": "simulate", "task": "optimize"}
         for path, values in cls.values.items():
             parts = path.split(".")
-            if len(parts) not in (3, 4) or not values or not allowed:
-                raise UsageError(
-                    f"--{path}: --bodies.NAME.FIELD VALUE or --tools.NAME.FIELD VALUE of "
-                    f"`rheograd simulate`; got {' '.join(values) or 'no value'}. See its --help."
+            owner = owners.get(parts[0], "optimize")
+            lengths = (3, 4) if owner == "simulate" else (2,)
+            if len(parts) not in lengths or not values or owner != command:
+                form = "--bodies.NAME.FIELD or --tools.NAME.FIELD" if owner == "simulate" else (
+                    "--task.FIELD or --optimizer.FIELD"
                 )
+                raise UsageError(
+                    f"--{path}: {form} of `rheograd {owner}` with a value; got "
+                    f"{' '.join(values) or 'no value'}. See `rheograd {owner} --help`."
+                )
+            if parts[0] == "task":
+                parts[0] = "settings"
             level = out
             for part in parts[:-1]:
                 level = level.setdefault(part.replace("-", "_"), {})
@@ -83,6 +98,24 @@ def options_of(cls: type, *, skip: tuple[str, ...] = ()) -> type:
     return made
 
 
+def layered(cls: type, command: str, path: Path | None, from_line: Mapping[str, Any]) -> Any:
+    """Configuration from the class's defaults, a TOML file and the command line, which wins.
+
+    Raises:
+        UsageError: unknown key or value; a file of another command.
+    """
+    data = load_toml(path) if path is not None else {}
+    made_by = data.pop("command", command)
+    data.pop("version", None)
+    if made_by != command:
+        raise UsageError(
+            f"--config: a configuration of {command}; got {path}, one of {made_by}. "
+            "Use that command."
+        )
+    from_dict(cls, data, str(path))  # names the file if a key in it is wrong
+    return from_dict(cls, merge(data, from_line), command)
+
+
 def given(options: Any) -> dict[str, Any]:
     """What the command line set."""
     if options is None:
@@ -110,10 +143,18 @@ def steps_bar(description: str) -> Iterator[Callable[..., None]]:
     with progress() as bars:
         task = bars.add_task(description, total=None, note="")
 
-        def update(done: int, total: int | None = None, note: str = "") -> None:
-            bars.update(task, completed=done, total=total, note=note)
+        def update(done: int, total: int | None = None, note: str = "", name: str = "") -> None:
+            text = name or description
+            bars.update(task, completed=done, total=total, note=note, description=text)
 
         yield update
+
+
+def quiet_vtk() -> None:
+    """Keep VTK from warning that there is no display, which it does not need."""
+    from vtkmodules.vtkCommonCore import vtkLogger
+
+    vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_ERROR)
 
 
 def show_table(rows: Mapping[str, Any], title: str = "") -> None:

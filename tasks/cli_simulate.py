@@ -51,7 +51,7 @@ def simulate(
         mesh_size: Its longest side [m].
         mesh_position: Its middle [m] [default: the middle of the box].
     """
-    from_line = merge(given(options), Dotted.nested())
+    from_line = merge(given(options), Dotted.nested("simulate"))
     if resume is not None:
         if scene or config or out or mesh:
             raise UsageError(
@@ -71,15 +71,15 @@ def simulate(
             settings = from_dict(
                 SimulateConfig, merge(to_dict(settings), {"bodies": {"mesh": body}}), "simulate"
             )
-        from .simulation import simulate as run
-
-        plain = to_dict(settings)
         if out is not None:
-            folder = RunFolder(out, "simulate", plain)
-        else:
-            folder = RunFolder.fresh(settings.scene, "simulate", plain)
+            RunFolder.require_free(out, "simulate")
+        from .building import build
+        from .simulation import simulate as run_into
+
+        run = build(settings)  # before a folder is made that would hold nothing
+        folder = RunFolder.new(out, settings.scene, "simulate", to_dict(run.config))
         with steps_bar(settings.scene) as update:
-            summary = run(settings, folder, update)
+            summary = run_into(run, folder, update)
     show_table(summary)
     console.print(f"{folder.rollout}\nrheograd view {folder.path}")
 

@@ -169,6 +169,8 @@ def _types(cls: type) -> dict[str, Any]:
 def _coerce(kind: Any, value: Any, where: str) -> Any:
     """A plain value as the annotated type, or an error that names both."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
     if origin in (typing.Union, types.UnionType):
         kind = next(a for a in args if a is not type(None))
         return _coerce(kind, value, where)

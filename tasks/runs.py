@@ -38,11 +38,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, command: str, config: Mapping[str, Any]) -> None:
         self.path, self.command, self.config = Path(path), command, dict(config)
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UsageError(
-                f"--out: a new or empty folder; got {path}, which holds something. Choose another, "
-                f"or continue it with `rheograd {command} --resume {path}`."
-            )
+        self.require_free(path, command)
         self.path.mkdir(parents=True, exist_ok=True)
         self._write_config()
 
@@ -70,9 +66,23 @@ class RunFolder:
             )
         return self
 
+    @staticmethod
+    def require_free(path: str | Path, command: str) -> None:
+        """Raise `UsageError` if something is at the path already."""
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(
+                f"--out: a new or empty folder; got {path}, which holds something. Choose another, "
+                f"or continue it with `rheograd {command} --resume {path}`."
+            )
+
     @classmethod
-    def fresh(cls, name: str, command: str, config: Mapping[str, Any]) -> RunFolder:
-        """A new folder runs/NAME-DATE-TIME, numbered where that exists."""
+    def new(
+        cls, path: str | Path | None, name: str, command: str, config: Mapping[str, Any]
+    ) -> RunFolder:
+        """The folder at `path`; or runs/NAME-DATE-TIME, numbered where that exists."""
+        if path is not None:
+            return cls(path, command, config)
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for count in range(1, 1000):
             path = Path("runs") / f"{name}-{stamp}{'' if count == 1 else f'-{count}'}"

@@ -30,14 +30,12 @@ _FIELDS = {"x": 1, "v": 1, "C": 2, "F": 2, "J": 0, "alpha": 0}
 
 
 def simulate(
-    config: SimulateConfig,
-    folder: RunFolder,
-    on_frame: Progress | None = None,
+    run: Simulation, folder: RunFolder, on_frame: Progress | None = None
 ) -> dict[str, Any]:
     """Run a scene into a new folder.
 
     Args:
-        config: The scene and how to run it.
+        run: The scene, from `build`.
         folder: New run folder; gets rollout.h5, metrics.jsonl and checkpoint.safetensors.
         on_frame: Called with (frames done, frames in all).
 
@@ -48,9 +46,8 @@ def simulate(
         Interrupted: on Ctrl-C, after everything has been saved.
         UsageError, InputError, StabilityError, StateError, StoreError: see the message.
     """
-    run = build(config)
-    writer = _writer(run, folder)
     folder.update(to_dict(run.config))
+    writer = _writer(run, folder)
     writer.append(0.0, run.state)
     return _advance(run, folder, writer, run.state, 0, on_frame)
 
@@ -85,9 +82,9 @@ def resume_simulation(
             "simulate --resume: the duration of a scene with emitters as it is, since it decides "
             f"the number of particles; got --duration {changes['duration']}. Start a new run."
         )
-    if not folder.rollout.is_file():
-        return simulate(config, folder, on_frame)  # stopped before the first frame
     run = build(config)
+    if not folder.rollout.is_file():
+        return simulate(run, folder, on_frame)  # stopped before the first frame
     if changes:
         folder.update(to_dict(config))
     writer = RolloutWriter.resume(

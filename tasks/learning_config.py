@@ -1,0 +1,72 @@
+"""Configurations of training and planning runs; loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+__all__ = ["NclawConfig", "PlanConfig"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NclawConfig:
+    """Training of a neural constitutive law (NCLaw) on one motion."""
+
+    system: Literal["nclaw"] = "nclaw"
+    """What is trained."""
+    material: Literal["jelly", "plasticine", "sand", "water"] = "jelly"
+    """True material, which makes the motion; the networks see positions only."""
+    steps: int = 500
+    """Length of the motion [steps of 0.5 ms]."""
+    resolution: int = 10
+    """Particles along an edge of the block; the paper's."""
+    recipe: Literal["fast", "paper"] = "fast"
+    """Training settings that the fields below change; fast: a minute or two, paper: hours."""
+    updates: int | None = None
+    """Optimizer steps [default: the recipe's]."""
+    horizon_start: int | None = None
+    """First length of the segments [steps] [default: the recipe's]."""
+    horizon_end: int | None = None
+    """Last length of the segments [steps] [default: the recipe's]."""
+    budget: int | None = None
+    """Simulated steps per update [default: the recipe's]."""
+    lr_elastic: float | None = None
+    """Learning rate of the elastic network [default: the recipe's]."""
+    lr_plastic: float | None = None
+    """Learning rate of the plastic network [default: the recipe's]."""
+    clip: float | None = None
+    """Bound on the gradient norm [default: the recipe's]."""
+    scale: float = 1e4
+    """Start of the elastic output scale [Pa]; 0: fixed 1 Pa, as in the paper."""
+    plastic: bool = True
+    """Whether there is a plastic network."""
+    plastic_gain: float = 0.01
+    """Factor on the plastic network's last layer at the start; small: nearly elastic at first."""
+    seed: int = 0
+    """Seed of weights and segments."""
+    throw_seed: int = 1
+    """Seed of the unseen throw that the result is measured on."""
+    checkpoint_every: int = 10
+    """Updates between checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """Search for the actions that solve a task."""
+
+    task: str = "fluid/gathering"
+    """Task of `rheograd list`."""
+    method: Literal["gradient", "cma"] = "gradient"
+    """gradient: Adam through time; cma: evolution, needs the extra opt."""
+    seconds: float | None = 90.0
+    """Wall time to spend [s]; resumed runs count what they have spent."""
+    iterations: int | None = None
+    """Gradient steps or generations at most [default: no limit]."""
+    simulator_steps: int | None = None
+    """Simulator steps to spend at most [default: no limit]."""
+    seed: int = 0
+    """Seed of the search."""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of the task: --task.FIELD."""
+    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of the method: --optimizer.FIELD."""

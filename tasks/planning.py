@@ -1,0 +1,134 @@
+"""Optimization runs: best actions of a task, with metrics, checkpoints and the motion they give."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..sim.core.state import State
+from ..sim.io import RolloutWriter, load_checkpoint, save_checkpoint
+from ..viz import model_config
+from .configs import UsageError, from_dict, nearest, to_dict
+from .core import TASKS, Task
+from .learning_config import PlanConfig
+from .optim import METHODS, Budget, OptimResult, optimize
+from .runs import Interrupted, RunFolder
+
+__all__ = ["make_task", "method_config", "plan", "store_motion"]
+
+
+def make_task(name: str, settings: Mapping[str, Any] | None = None) -> Task:
+    """A registered task with some fields of its configuration changed.
+
+    Raises:
+        UsageError: unknown task or field, with the nearest name; a value of the wrong type.
+    """
+    from . import fluid  # noqa: F401  registers the built-in tasks
+
+    if name not in TASKS:
+        raise UsageError(f"optimize: a known task; got {name!r}. {nearest(name, TASKS)}")
+    cls = TASKS[name]()
+    return cls(from_dict(cls.Config, settings or {}, "--task"))
+
+
+def method_config(method: str, settings: Mapping[str, Any] | None = None) -> Any:
+    """Settings of an optimizer with some fields changed.
+
+    Raises:
+        UsageError: unknown method or field, with the nearest name.
+    """
+    if method not in METHODS:
+        raise UsageError(f"optimize: a known method; got {method!r}. {nearest(method, METHODS)}")
+    module, _, config = METHODS[method]
+    module = importlib.import_module(f".optim.{module}", __package__)
+    return from_dict(getattr(module, config), settings or {}, "--optimizer")
+
+
+def plan(
+    config: PlanConfig,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    task: Task | None = None,
+    on_iteration: Callable[[dict[str, Any]], None] | None = None,
+) -> OptimResult:
+    """Optimize a task into a run folder: actions, metrics, checkpoints, motion before and after.
+
+    Args:
+        config: The run.
+        folder: Gets metrics.jsonl, checkpoint.safetensors, before.h5 and rollout.h5.
+        resume: Continue from the folder's checkpoint, if it has one.
+        task: The task, if it has been made already.
+        on_iteration: As in `optimize`.
+
+    Raises:
+        Interrupted: on Ctrl-C, after the best actions so far and their motion were saved.
+    """
+    task = task or make_task(config.task, config.settings)
+    settings = method_config(config.method, config.optimizer)
+    state = None
+    if resume and folder.checkpoint.is_file():
+        state = load_checkpoint(folder.checkpoint).optimizer_state
+    with folder.metrics(keep=state["iteration"] if state else 0) as metrics:
+
+        def report(event: dict[str, Any]) -> None:
+            optimizer = event["optimizer"]
+            metrics.add(**{k: v for k, v in event.items() if k != "optimizer"})
+            save_checkpoint(
+                folder.checkpoint,
+                {"actions": optimizer.best_actions.detach()},
+                to_dict(config),
+                optimizer=optimizer.state_dict(),
+            )
+            if on_iteration is not None:
+                on_iteration(event)
+
+        result = optimize(
+            task,
+            config.method,
+            config=settings,
+            budget=Budget(
+                simulator_steps=config.simulator_steps,
+                wall_s=config.seconds,
+                iterations=config.iterations,
+            ),
+            seed=config.seed,
+            on_iteration=report,
+            state=state,
+        )
+    store_motion(folder.path / "before.h5", task, task.initial_actions())
+    store_motion(folder.rollout, task, result.actions)
+    if result.stopped == "interrupted":
+        raise Interrupted(
+            f"optimize: stopped after {len(result.history)} iterations. The best actions so far "
+            f"and their motion are in {folder.path}. Continue with "
+            f"`rheograd optimize --resume {folder.path}`."
+        )
+    return result
+
+
+@torch.no_grad()
+def store_motion(path: Any, task: Task, actions: torch.Tensor) -> list[State]:
+    """Run actions (T, A) of a particle task and store every state; returns the states."""
+    states = task.rollout(actions.to(torch.float32)).states
+    solver = task.solver
+    slices = solver.model.slices()
+    with RolloutWriter(
+        path,
+        n_trajectories=1,
+        particle_count=solver.model.particle_count,
+        fields={"x": 1, "v": 1},
+        dim=solver.model.dim,
+        dt_frame=solver.step_time,
+        groups={name: (s.start, s.stop) for name, s in slices.items()},
+        tool_count=len(solver.model.colliders),
+        config={**model_config(solver.model), "task": dataclasses.asdict(task.config)},
+        overwrite=True,
+    ) as writer:
+        for t, state in enumerate(states):
+            writer.append(t * solver.step_time, state)
+    return states
