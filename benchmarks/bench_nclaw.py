@@ -22,6 +22,7 @@ from rheograd.operators.nclaw import (
     THROW_SEEDS,
     FitConfig,
     NeuralElastic,
+    NeuralHyperelastic,
     NeuralPlastic,
     TrainConfig,
     Trajectory,
@@ -43,6 +44,7 @@ STEPS = 200
 FAST = TrainConfig.fast()
 RECIPES = {
     # name: (config, options of the elastic network, options of the plastic network)
+    # None in place of options: an energy network, and no plastic one
     "untrained": (None, {}, {}),
     "fast": (FAST, {"scale": 1e4}, {"gain": 0.01}),
     "fast, short segments only, plastic from the start": (
@@ -61,6 +63,7 @@ RECIPES = {
         {"scale": 1e4},
         {"gain": 0.01},
     ),
+    "fast, energy network without plastic flow": (FAST, None, None),
     "paper, 30 of 300 updates": (dataclasses.replace(TrainConfig.paper(), updates=30), {}, {}),
 }
 
@@ -155,8 +158,11 @@ def recipes(jelly: Jelly, names):
     for name in names:
         config, elastic_options, plastic_options = RECIPES[name]
         generator = torch.Generator().manual_seed(0)
-        elastic = NeuralElastic(generator=generator, **elastic_options)
-        plastic = NeuralPlastic(generator=generator, **plastic_options)
+        if elastic_options is None:
+            elastic, plastic = NeuralHyperelastic(generator=generator), None
+        else:
+            elastic = NeuralElastic(generator=generator, **elastic_options)
+            plastic = NeuralPlastic(generator=generator, **plastic_options)
         solver = jelly.scene.solver(mpm, neural_law(elastic, plastic))
         row = {"what": "recipe", "name": name}
         if config is not None:

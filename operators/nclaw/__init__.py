@@ -21,6 +21,7 @@ from .data import (
     simulate_truth,
 )
 from .fit import ClassicalFit, FitConfig, LabeledHistory, fit_classical, train_labeled
+from .hyperelastic import NeuralHyperelastic
 from .invariants import FEATURES, invariants, kirchhoff_stress, plastic_update
 from .networks import NeuralElastic, NeuralPlastic, neural_law
 from .train import TrainConfig, TrainHistory, horizon_at, segment_loss, train
@@ -32,6 +33,7 @@ __all__ = [
     "FitConfig",
     "LabeledHistory",
     "NeuralElastic",
+    "NeuralHyperelastic",
     "NeuralPlastic",
     "ReferenceScene",
     "TrainConfig",

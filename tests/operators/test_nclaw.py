@@ -10,6 +10,7 @@ from helpers import random_deformations, random_rotations, relative_error
 from rheograd.operators.nclaw import (
     FitConfig,
     NeuralElastic,
+    NeuralHyperelastic,
     NeuralPlastic,
     TrainConfig,
     Trajectory,
@@ -155,6 +156,28 @@ def test_rotation_has_no_gap_in_its_derivative(generator, state):
         leaf = F.clone().requires_grad_()
         found += torch.autograd.grad((rotation(leaf) * seed).sum(), leaf)
     torch.testing.assert_close(*found, atol=1e-12, rtol=1e-12)
+
+
+def test_energy_network_gives_the_stress_of_its_energy(generator):
+    """τ = ∂ψ/∂F Fᵀ, τ(I) = 0, and both are blind to rotations as an isotropic solid is."""
+    network = NeuralHyperelastic(generator=generator).double()
+    F = random_deformations(20, generator=generator).requires_grad_()
+    (P,) = torch.autograd.grad(network.energy(F).sum(), F)
+    tau = network(F).detach()
+    assert relative_error(P @ F.detach().mT, tau) < 1e-12
+    Q = random_rotations(20, generator=generator)
+    with torch.no_grad():
+        assert relative_error(network(Q @ F), Q @ tau @ Q.mT) < 1e-12
+        assert relative_error(network(F @ Q), tau) < 1e-12
+        assert torch.equal(network.float()(torch.eye(3)), torch.zeros(3, 3))
+    mixing = torch.randn(20, 3, 3, generator=generator, dtype=F64)
+    weights = leaves(network.double())
+    call = torch.func.functional_call
+
+    def f(tree):
+        return (mixing * call(network, tree["weights"], (tree["F"],))).sum()
+
+    assert taylor_test(f, {"F": F.detach(), "weights": weights}, eps0=1e-3).passed()
 
 
 def test_derivatives_through_a_rollout(small, generator):
@@ -331,6 +354,34 @@ def test_reference_scenes_match_an_independent_implementation(material):
     height = float(truth.x[-1, :, 2].mean())
     assert displacement == pytest.approx(ANCHORS[material][0], rel=0.01)
     assert height == pytest.approx(ANCHORS[material][1], rel=0.01)
+
+
+def test_scene_differentiates_in_velocity_strain_and_stiffness(generator):
+    """Positions after 20 steps against central differences, float64, to 1e-5 relative."""
+    scene = nclaw_scene("jelly", resolution=4)
+    solver = scene.solver(mpm)
+    start = solver.model.initial_state(dtype=F64)
+    F = random_deformations(1, 64, generator=generator, stretch=0.05)
+    # Unequal weights: in free flight the plain sum would not see F or E.
+    mixing = torch.randn(1, 64, 3, generator=generator, dtype=F64)
+    leaves_ = [start.v, F, torch.tensor(1e5, dtype=F64)]
+
+    def f(v, F, E):
+        state = start.replace(v=v, F=F)
+        return (
+            rollout(solver, state, 20, {"block": {"E": E}}, save_every=20).final.x * mixing
+        ).sum()
+
+    inputs = [t.clone().requires_grad_() for t in leaves_]
+    grads = torch.autograd.grad(f(*inputs), inputs)
+    for i, size in enumerate((1.0, 1e-2, 1e3)):
+        d = size * torch.randn(leaves_[i].shape, generator=generator, dtype=F64)
+        up, down = (
+            [t + s * 1e-3 * d if j == i else t for j, t in enumerate(leaves_)] for s in (1, -1)
+        )
+        fd = float(f(*up) - f(*down)) / 2e-3
+        ad = float((grads[i] * d).sum())
+        assert ad == pytest.approx(fd, rel=1e-5, abs=1e-9)
 
 
 def test_throws_are_reproducible_and_go_down():
