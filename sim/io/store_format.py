@@ -63,6 +63,9 @@ class Field:
     """Unit, e.g. "m/s"; None takes the usual one of a known name, else "1"."""
     long_name: str | None = None
     """What the field is; None takes the usual one of a known name, else the name."""
+    shown: bool | None = None
+    """Part of the animation. None shows scalars and vectors of all particles; tensors cost VTK some
+    2 µs per particle and step to read, so they are shown on demand only."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class FieldLayout:
     """Unit of the values."""
     long_name: str
     """What the field is."""
+    shown: bool
+    """Part of the VTKHDF animation."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -212,14 +217,22 @@ def _resolve(
         raise InputError(f"{where}: expected at least one particle; got none. Leave the field out.")
     if ranges == ((0, particle_count),):
         ranges = None
+    size = spec.size or (3 if name == "F" else dim)
+    possible = ranges is None and (spec.order == 0 or size <= 3)
+    if spec.shown and not possible:
+        raise InputError(
+            f"{where}: expected a field of all particles in space to be shown; got one of {count} "
+            f"particles with {size} components. Drop shown=True."
+        )
     long_name, units = KNOWN.get(name, (name, "1"))
     return FieldLayout(
         order=spec.order,
-        size=spec.size or (3 if name == "F" else dim),
+        size=size,
         count=count,
         ranges=ranges,
         units=spec.units or units,
         long_name=spec.long_name or long_name,
+        shown=possible and (spec.order < 2 if spec.shown is None else spec.shown),
     )
 
 
@@ -250,6 +263,7 @@ def read_layout(file: h5py.File) -> Layout:
                 ranges=ranges,
                 units=dataset.attrs["units"],
                 long_name=dataset.attrs["long_name"],
+                shown=bool(dataset.attrs["shown"]),
             )
     order = [n for n in json.loads(file.attrs["field_order"]) if n in fields]
     return Layout(

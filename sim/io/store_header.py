@@ -123,6 +123,7 @@ def _write_fields(
         axis = "particle" if field.ranges is None else f"particle_{name}"
         dataset.attrs.update({"sample_varying": True, "time_varying": True, "axis": axis})
         dataset.attrs.update({"units": field.units, "long_name": field.long_name})
+        dataset.attrs["shown"] = field.shown
         dataset.attrs["dim_varying"] = np.array([True])
     for name, values in static.items():
         order, varying = _static_kind(layout, values)

@@ -64,8 +64,8 @@ def create_skeleton(file: h5py.File, layout: Layout, series_chunk: int) -> None:
     steps["ConnectivityIdOffsets"] = steps["CellOffsets"]
     steps["Values"] = file["dimensions/time"]
     offsets = steps.create_group("PointDataOffsets")
-    for name in layout.fields:
-        if _is_shown(layout, name):
+    for name, field in layout.fields.items():
+        if name != "x" and field.shown:
             offsets[name] = steps["PointOffsets"]
     for name in _static_names(file):
         offsets[name] = steps["PartOffsets"]
@@ -155,11 +155,6 @@ def _compressed(group: h5py.Group, name: str, values: np.ndarray) -> None:
         group[name] = values
 
 
-def _is_shown(layout: Layout, name: str) -> bool:
-    field = layout.fields[name]
-    return name != "x" and field.ranges is None and field.size <= 3
-
-
 def _static_names(file: h5py.File) -> Iterator[str]:
     for order in (0, 1):
         for name, dataset in file[f"t{order}_fields"].items():
@@ -174,7 +169,7 @@ def _fill(
     _map(root, "Points", file["t1_fields/x"], source, 1, (trajectory, frames))
     data = root.create_group("PointData")
     for name, field in layout.fields.items():
-        if _is_shown(layout, name):
+        if name != "x" and field.shown:
             _map(data, name, dataset_of(file, name), source, field.order, (trajectory, frames))
     for name in _static_names(file):
         dataset = dataset_of(file, name)

@@ -189,6 +189,7 @@ def test_nan_is_stored_as_given(tmp_path):
         ({"fields": {"x": 1, "F": Field(2, groups=())}}, "Leave the field out"),
         ({"fields": {"x": 1, "F": Field(0, particles=[N])}}, "particle indices"),
         ({"fields": {"x": 3}}, "tensor order"),
+        ({"fields": {"x": 1, "F": Field(2, particles=[1], shown=True)}}, "Drop shown"),
         ({"groups": {"water": (10, 10)}}, "half-open"),
         ({"static": {"mass": torch.ones(N + 1)}}, "static field 'mass'"),
         ({"static": {"x": torch.ones(N)}}, "not among fields"),

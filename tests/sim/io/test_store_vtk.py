@@ -16,7 +16,8 @@ B, N, T = 3, 50, 3
 def write(path, dim, frames, dtype=torch.float32):
     with RolloutWriter(
         path, n_trajectories=B, particle_count=N, dim=dim, dt_frame=0.1, dtype=dtype,
-        fields={"x": 1, "v": 1, "C": 2, "p": 0, "F": Field(2, groups=("jelly",))},
+        fields={"x": 1, "v": 1, "C": Field(2, shown=True), "p": 0,
+                "F": Field(2, groups=("jelly",))},
         groups={"water": (0, 20), "jelly": (20, N)},
         static={"mass": torch.arange(N) / 7, "gain": torch.arange(B * N).reshape(B, N) / 3},
     ) as out:
@@ -159,5 +160,6 @@ def test_nothing_is_stored_twice(tmp_path, generator):
     # 10 % is the promise of docs/data-format.md for 0.5 MB per frame; tables take about 1 %.
     assert values < path.stat().st_size < 1.1 * values
     with h5py.File(path) as file:
+        assert sorted(file["VTKHDF/PointData"]) == ["group", "v"]
         assert file["VTKHDF/Points"].is_virtual
         assert file["VTKHDF/Points"].shape == (20 * count, 3)
