@@ -57,7 +57,7 @@ CLASSICAL: dict[str, tuple[tuple[str, dict[str, float]], ...]] = {
         ("hencky", {"E": 1e4, "nu": 0.3}),
     ),
 }
-"""Laws fitted for comparison, with first guesses: families other than the one that made the data."""
+"""Laws fitted for comparison, with first guesses: families other than that of the truth."""
 
 
 def training_scene(config: NclawConfig) -> ReferenceScene:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-__all__ = ["NclawConfig", "PlanConfig"]
+__all__ = ["DemoConfig", "NclawConfig", "PlanConfig"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,3 +70,43 @@ class PlanConfig:
     """Fields of the task: --task.FIELD."""
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of the method: --optimizer.FIELD."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """Sizes of the demonstration: five minutes on two cores."""
+
+    seed: int = 0
+    """Seed of weights, segments, throw and search."""
+    resolution: int = 24
+    """Grid cells along the box of the splash."""
+    duration: float = 1.2
+    """Length of the splash [s]."""
+    material: Literal["jelly", "plasticine", "sand", "water"] = "jelly"
+    """What the neural law learns."""
+    steps: int = 500
+    """Trained horizon [steps of 0.5 ms]; long enough to hit the wall and bounce."""
+    particles: int = 10
+    """Particles along an edge of the block."""
+    updates: int = 300
+    """Optimizer steps of the neural law."""
+    fit_iterations: int = 12
+    """L-BFGS iterations per classical law."""
+    task: str = "fluid/gathering"
+    """Task of the paddle."""
+    plan_seconds: float = 60.0
+    """Wall time of the search for the paddle's motion [s]."""
+    plan_iterations: int | None = None
+    """Gradient steps at most [default: no limit]."""
+    frames: int = 25
+    """Frames of each movie."""
+    width: int = 640
+    """Width of the pictures [px]."""
+
+    @classmethod
+    def quick(cls) -> DemoConfig:
+        """Everything once, as small as it goes; its numbers show the machinery, not the method."""
+        return cls(
+            resolution=10, duration=0.32, steps=100, particles=4, updates=4, fit_iterations=1,
+            task="fluid/gathering-nano", plan_iterations=2, frames=3, width=240,
+        )  # fmt: skip
