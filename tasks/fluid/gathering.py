@@ -127,7 +127,7 @@ class Gathering(Task[MPMState]):
             ],
         )
         self.solver = SolverMPM(self.model, MPMConfig(dt=c.dt, substeps=c.substeps))
-        self._water, self._body = self.model.slices().values()
+        self._body, self._water = self.model.slices().values()
         self._settled: MPMState | None = None
 
     def _groups(self) -> list[Group]:
@@ -142,7 +142,7 @@ class Gathering(Task[MPMState]):
             basin,
             spacing,
             position=_lifted(middle, c.dim),
-            mode="jitter",
+            mode="poisson",
             generator=generator,
             dim=c.dim,
             dtype=torch.float64,
@@ -166,8 +166,8 @@ class Gathering(Task[MPMState]):
         solid = FixedCorotated(rho=c.body_rho, E=c.body_E, nu=0.2)
         # The volume of now is what fills the pool; the rest volume is larger by 1/J.
         return [
-            Group("water", law, x, volume / self._hydrostatic(x[:, -1])),
             Group("body", solid, body, body_volume),
+            Group("water", law, x, volume / self._hydrostatic(x[:, -1])),
         ]
 
     def _hydrostatic(self, z: Tensor) -> Tensor:

@@ -5,7 +5,8 @@
 Early actions decide what late ones can do, and the gradient through a long flow is large and rough;
 so the objective first covers a short horizon, which grows whenever it has been optimized. Actions that
 lie more than `window` before its end are frozen, and rollouts start behind them, so an iteration costs
-at most `window` actions. When the full horizon has converged, all actions are released at once.
+at most `window` actions. When the full horizon has converged, all actions are released at once. Steps get shorter from stage to stage,
+so that a new one does not undo what the last has found.
 
 Source: Xian et al. 2023 (FluidLab), optimization schemes; Kingma & Ba 2015 (Adam).
 """
@@ -34,8 +35,8 @@ logger = logging.getLogger(__name__)
 class GradientConfig:
     """Settings of `GradientOptimizer`."""
 
-    lr: float = 0.1
-    """Step of Adam in units of `action_limit` [-]; ten steps cross half of the range."""
+    lr: float = 0.2
+    """First step of Adam in units of `action_limit` [-]; five steps cross half of the range."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of Adam's averages [-]."""
     eps: float = 0.1
@@ -43,18 +44,19 @@ class GradientConfig:
     1e-8 moves actions that hardly matter as far as those that do."""
     expand: bool = True
     """Expanding horizon; False optimizes the full horizon from the start."""
-    start: float = 0.25
+    start: float = 0.5
     """First horizon, as a share of the task's [-]."""
     growth: float = 0.25
     """Growth of the horizon, as a share of the task's [-]."""
-    window: float = 0.5
-    """Share of the task's horizon before the current end that is optimized; older rows wait."""
-    patience: int = 5
+    window: float = 1.0
+    """Share of the task's horizon before the current end that is optimized; older rows wait. With
+    less than 1, iterations of long tasks get cheaper."""
+    patience: int = 4
     """Iterations without progress that end a stage."""
-    progress: float = 0.01
+    progress: float = 0.02
     """Least relative decrease of the loss that counts as progress [-]."""
     decay: float = 0.5
-    """Factor of the step when the full horizon no longer improves [-]."""
+    """Factor of the step at the end of a stage, and when the full horizon no longer improves [-]."""
     lr_min: float = 0.005
     """Step at which the search has converged, in units of `action_limit` [-]."""
     noise: float = 0.0
@@ -176,6 +178,7 @@ class GradientOptimizer(Optimizer):
         if self.end < T:
             self.end = min(T, self.end + max(1, round(c.growth * T)))
             self.begin = max(0, self.end - max(1, round(c.window * T)))
+            self.lr *= c.decay
             self._new_stage()
         elif self.begin > 0:
             self.begin = 0

@@ -1,0 +1,168 @@
+"""Gymnasium adapter: any task as an environment of reinforcement learning.
+
+Actions are scaled to [−1, 1], rewards are −ℓ; an episode lasts `task.horizon` actions and is then
+truncated. Needs the extra `rl`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..sim.core.errors import InputError
+from .core import Task, task_by_name
+
+try:
+    import gymnasium
+except ImportError as error:
+    raise ImportError(
+        'rheograd.tasks.gym: needs gymnasium. Run pip install "rheograd[rl]".'
+    ) from error
+
+__all__ = ["TaskEnv", "TaskVectorEnv"]
+
+
+class TaskEnv(gymnasium.Env):
+    """One scene of a task.
+
+    Args:
+        task: A task, or the name of a registered one.
+        render_mode: None, or "rgb_array".
+        overrides: Configuration fields to change, with a name.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}
+
+    def __init__(
+        self, task: Task | str, render_mode: str | None = None, **overrides: Any
+    ) -> None:
+        self.task = _task(task, overrides)
+        self.render_mode = render_mode
+        self.state: Any = None
+        self.t = 0
+        size, observed = self.task.action_size, self._observe(self.task.reset())
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(
+            -np.inf, np.inf, observed.shape, np.float32
+        )
+        self._renderer: Any = None
+
+    def _observe(self, state: Any) -> np.ndarray:
+        with torch.no_grad():
+            return self.task.observation(state)[0].cpu().numpy().astype(np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        start = int(self.np_random.integers(2**31))
+        self.state, self.t = self.task.reset(seed=start), 0
+        return self._observe(self.state), self._info()
+
+    @torch.no_grad()
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self.state is None:
+            raise InputError("TaskEnv.step: a running episode; got none. Call reset() first.")
+        scaled = torch.as_tensor(np.asarray(action, np.float32))[None] * self.task.action_limit
+        self.state, reward = self.task.step(self.state, scaled, t=self.t)
+        self.t += 1
+        truncated = self.t >= self.task.horizon
+        return self._observe(self.state), float(reward[0]), False, truncated, self._info()
+
+    def _info(self) -> dict[str, Any]:
+        numbers = {k: float(v[0]) for k, v in self.task.metrics(self.state).items()}
+        return {**numbers, "is_success": bool(self.task.success(self.state)[0])}
+
+    def render(self) -> np.ndarray | None:
+        """Picture of the present state, (H, W, 3) uint8, with `render_mode="rgb_array"`."""
+        if self.render_mode is None:
+            return None
+        if self.state is None:
+            raise InputError("TaskEnv.render: a running episode; got none. Call reset() first.")
+        from ..viz import FrameRenderer, scene_from_state
+
+        if self._renderer is None:
+            self._renderer = FrameRenderer((640, 400))
+        return self._renderer(scene_from_state(self.task.solver.model, self.state))
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+class TaskVectorEnv(gymnasium.vector.VectorEnv):
+    """Many scenes of a task in one batch: one launch steps all of them.
+
+    All episodes start and end together; the step after their end begins new ones and ignores its
+    actions (autoreset mode NEXT_STEP).
+
+    Args:
+        task: A task, or the name of a registered one.
+        num_envs: Scenes B.
+        overrides: Configuration fields to change, with a name.
+    """
+
+    metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
+
+    def __init__(self, task: Task | str, num_envs: int = 1, **overrides: Any) -> None:
+        if num_envs < 1:
+            raise InputError(f"TaskVectorEnv: num_envs ≥ 1; got {num_envs}. Give a number of scenes.")
+        self.task, self.num_envs = _task(task, overrides), num_envs
+        size, width = self.task.action_size, self.task.observation(self.task.reset()).shape[1]
+        self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32)
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
+        batch = gymnasium.vector.utils.batch_space
+        self.action_space = batch(self.single_action_space, num_envs)
+        self.observation_space = batch(self.single_observation_space, num_envs)
+        self.state: Any = None
+        self.t = 0
+
+    @torch.no_grad()
+    def _observe(self) -> np.ndarray:
+        return self.task.observation(self.state).cpu().numpy().astype(np.float32)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: Any = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        if isinstance(seed, (list, tuple)):
+            seeds = [self.np_random.integers(2**31) if s is None else s for s in seed]
+            if len(seeds) != self.num_envs:
+                raise InputError(
+                    f"TaskVectorEnv.reset: {self.num_envs} seeds; got {len(seeds)}. One per scene."
+                )
+        else:
+            super().reset(seed=seed)
+            seeds = self.np_random.integers(2**31, size=self.num_envs)
+        states = [self.task.reset(seed=int(s)) for s in seeds]
+        self.state, self.t = type(states[0]).cat(states), 0
+        return self._observe(), {}
+
+    @torch.no_grad()
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        if self.state is None:
+            raise InputError("TaskVectorEnv.step: running episodes; got none. Call reset() first.")
+        no = np.zeros(self.num_envs, bool)
+        if self.t >= self.task.horizon:
+            observed, info = self.reset()
+            return observed, np.zeros(self.num_envs), no, no.copy(), info
+        scaled = torch.as_tensor(np.asarray(actions, np.float32)) * self.task.action_limit
+        self.state, reward = self.task.step(self.state, scaled, t=self.t)
+        self.t += 1
+        info: dict[str, Any] = {k: v.numpy() for k, v in self.task.metrics(self.state).items()}
+        info["is_success"] = self.task.success(self.state).numpy()
+        ended = np.full(self.num_envs, self.t >= self.task.horizon)
+        return self._observe(), reward.double().numpy(), no, ended, info
+
+
+def _task(task: Task | str, overrides: dict[str, Any]) -> Task:
+    if isinstance(task, Task):
+        if overrides:
+            raise InputError(
+                f"TaskEnv: overrides together with a task's name; got {sorted(overrides)} and a "
+                "task. Configure the task itself."
+            )
+        return task
+    return task_by_name(task, **overrides)
