@@ -1,0 +1,79 @@
+"""Where benchmarks write: one JSON file per question and machine."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Arguments that every benchmark has."""
+    result = argparse.ArgumentParser(description=doc)
+    result.add_argument("--quick", action="store_true", help="small sizes, nothing is written")
+    result.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    result.add_argument("--machine", help="name of the machine in the file name")
+    return result
+
+
+def machine(device: str = "cpu") -> str:
+    """A generic name: processor kind and cores, or the GPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name().lower().replace(" ", "-")
+    return f"{platform.machine()}-{os.cpu_count()}core"
+
+
+def reset_peak() -> None:
+    """Forget the peak memory of this process so far (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process [MiB] since `reset_peak`."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20
+
+
+class Results:
+    """Rows of one benchmark: printed as JSON lines, kept in one file."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.quick = arguments.quick
+        kind = arguments.machine or machine(arguments.device)
+        self.file = FOLDER / f"{name}.{kind}.json"
+        import warp
+
+        self.head = {
+            "date": datetime.date.today().isoformat(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "warp": warp.__version__,
+            "device": arguments.device,
+        }
+
+    def add(self, **row: Any) -> None:
+        rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
+        self.rows.append(rounded)
+        print(json.dumps(rounded), flush=True)
+        if not self.quick:
+            FOLDER.mkdir(exist_ok=True)
+            text = json.dumps({**self.head, "rows": self.rows}, indent=1)
+            self.file.write_text(text + "\n", "utf-8")
