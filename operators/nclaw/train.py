@@ -47,6 +47,9 @@ class TrainConfig:
     plastic_from: int = 1
     """Horizon [steps] from which the plastic network is trained. Segments start in true strains, so
     short ones determine the stress alone and would only blow up the plastic network at random."""
+    chunk: int = 256
+    """Scene steps per backward pass; longer sums are accumulated. Bounds the memory, 3 kB per particle
+    and step."""
     clip: float = 0.1
     """Bound on the gradient norm of each network, in units of the loss."""
 
@@ -265,8 +268,11 @@ class _Run:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = self.rates[name] * share
-        loss = segment_loss(self.solver, self.trajectory, segments, weights)
-        loss.backward()
+        total = 0.0
+        for part in _chunks([n for _, n in segments], c.chunk):
+            loss = segment_loss(self.solver, self.trajectory, segments[part], weights[part])
+            loss.backward()
+            total += float(loss.detach())
         for name, module in active.items():
             norm = nn.utils.clip_grad_norm_(module.parameters(), c.clip)
             if not bool(torch.isfinite(norm)):
@@ -281,7 +287,7 @@ class _Run:
             self.optimizers[name].step()
         for module in self.modules.values():
             module.requires_grad_(True)
-        self.history.loss.append(float(loss.detach()))
+        self.history.loss.append(total)
         before = self.history.simulated[-1] if self.history.simulated else 0
         self.history.simulated.append(before + sum(n for _, n in segments))
         self.update += 1
@@ -305,3 +311,14 @@ class _Run:
         self.generator.set_state(state["generator"])
         self.update = state["update"]
         self.history = TrainHistory(**{k: list(v) for k, v in state["history"].items()})
+
+
+def _chunks(lengths: list[int], limit: int) -> list[slice]:
+    """Ranges of segments whose steps add up to at most `limit`, or of one segment."""
+    ranges, start, steps = [], 0, 0
+    for i, n in enumerate(lengths):
+        if i > start and steps + n > limit:
+            ranges.append(slice(start, i))
+            start, steps = i, 0
+        steps += n
+    return [*ranges, slice(start, len(lengths))]
