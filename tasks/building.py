@@ -46,6 +46,7 @@ def material_law(name: str, params: Mapping[str, float] | None = None) -> laws.L
 
     Raises:
         UsageError: unknown material or parameter, with the nearest name.
+        InputError: a parameter out of its range.
     """
     known = {*MATERIALS, *laws.LAWS}
     if name not in known:
@@ -53,8 +54,8 @@ def material_law(name: str, params: Mapping[str, float] | None = None) -> laws.L
     given = dict(params or {})
     if name in MATERIALS:
         entry = MATERIALS[name]
-        preset = getattr(laws, entry.law, None)
-        law = preset if preset is not None else laws.law_by_name(entry.law)(**entry.params)
+        preset = entry.law.isupper()
+        law = getattr(laws, entry.law) if preset else laws.law_by_name(entry.law)(**entry.params)
     else:
         law = laws.law_by_name(name)()
     for key in given:
@@ -62,7 +63,9 @@ def material_law(name: str, params: Mapping[str, float] | None = None) -> laws.L
             raise UsageError(
                 f"params: parameters of {name!r}; got {key!r}. {nearest(key, law.parameters())}"
             )
-    return dataclasses.replace(law, **given) if given else law
+    law = dataclasses.replace(law, **given) if given else law
+    law.validate()
+    return law
 
 
 def stable_dt(model: MPMModel, cfl: float = 0.4) -> float:
@@ -110,6 +113,7 @@ def build(config: SimulateConfig) -> Simulation:
             "simulate: duration > 0 s, fps > 0 and resolution ≥ 4; got "
             f"{config.duration}, {config.fps}, {config.resolution}. Correct them."
         )
+    _check_device(config.device)
     dx = max(b - a for a, b in zip(lower, upper, strict=True)) / config.resolution
     middle = tuple(0.5 * (a + b) for a, b in zip(lower, upper, strict=True))
     generator = torch.Generator().manual_seed(config.seed)
@@ -142,6 +146,16 @@ def build(config: SimulateConfig) -> Simulation:
         state=state,
         control=_driver(list(config.tools.values()), D, solver),
         frame_count=round(config.duration * config.fps) + 1,
+    )
+
+
+def _check_device(device: str) -> None:
+    if device == "cpu" or (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        return
+    why = "no CUDA device" if torch.version.cuda else "a torch without CUDA"
+    raise UsageError(
+        f"simulate: --device cpu, or cuda where there is one; got {device!r} and {why}. "
+        "Use --device cpu."
     )
 
 

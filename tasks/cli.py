@@ -59,6 +59,7 @@ def make_app(command: str = "") -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command; exits the process."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # batch systems end jobs with it
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
@@ -69,7 +70,6 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     Dotted.values, arguments = _dotted(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         make_app(next(iter(arguments), ""))(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()

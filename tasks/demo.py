@@ -13,7 +13,7 @@ Stages are run folders of the other commands, so an interrupted demonstration re
 from __future__ import annotations
 
 import dataclasses
-import logging
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..operators.nclaw import FitConfig, Trajectory, predict, simulate_truth
+from ..operators.nclaw import FitConfig, simulate_truth
 from ..sim import mpm
-from ..sim.core.errors import StateError
 from ..sim.io import RolloutWriter
 from ..viz import model_config
 from .building import build
@@ -37,19 +36,18 @@ from .learning import (
     error_over_time,
     fit_networks,
     make_networks,
+    predict_far,
     throw,
     training_scene,
 )
 from .learning_config import DemoConfig, NclawConfig, PlanConfig
 from .optim import OptimResult
 from .planning import make_task, plan
-from .runs import Metrics, RunFolder
+from .runs import Metrics, RunFolder, write_whole
 from .scenes import SimulateConfig, scene_defaults
 from .simulation import resume_simulation, simulate
 
 __all__ = ["STAGES", "Demo", "run_demo"]
-
-log = logging.getLogger(__name__)
 
 STAGES = (
     "simulate jelly and water",
@@ -93,9 +91,14 @@ class Demo:
     """Wall time per stage [s]."""
 
     def mean_error(self, name: str, *, training: bool = False) -> float:
-        """Root mean square distance from the truth over the whole motion [m]."""
-        errors = self.training_errors if training else self.errors
-        return float(errors[name].square().mean().sqrt())
+        """Root mean square distance from the truth [m] over the motion, or as far as it went."""
+        errors = (self.training_errors if training else self.errors)[name]
+        return float(errors[errors.isfinite()].square().mean().sqrt())
+
+    def lasted(self, name: str, *, training: bool = False) -> float:
+        """How long the simulation with a law went [s]; less than the motion if it broke."""
+        errors = (self.training_errors if training else self.errors)[name]
+        return (int(errors.isfinite().sum()) - 1) * self.frame_time
 
     def numbers(self) -> dict[str, Any]:
         """What the command prints."""
@@ -103,6 +106,10 @@ class Demo:
         shown: dict[str, Any] = {}
         for name in self.errors:
             shown[f"unseen throw, {name}: error [mm]"] = 1e3 * self.mean_error(name)
+            last = float(self.errors[name][-1])
+            shown[f"unseen throw, {name}: error at the end [mm]"] = (
+                1e3 * last if last == last else f"broke after {1e3 * self.lasted(name):.0f} ms"
+            )
         shown["paddle at rest: distance left [mm]"] = 1e3 * self.distance_before
         shown["paddle optimized: distance left [mm]"] = 1e3 * self.plan.distance
         shown["task solved"] = "yes" if self.plan.success else "no"
@@ -137,6 +144,7 @@ def run_demo(
         with folder.metrics() as metrics:
             metrics.add(stage=name, seconds=demo.seconds[name])
     write_report(demo, report)
+    write_whole(folder.path / "summary.json", json.dumps(demo.numbers(), indent=1) + "\n")
     return demo, report
 
 
@@ -202,20 +210,11 @@ def _predict(demo: Demo, context: dict[str, Any], update: Update) -> None:
             (seen, context["truth"], demo.training_errors),
             (unseen, truth, demo.errors),
         ):
-            x = _predict_or_nan(scene.solver(mpm, law), motion, name)
+            x = predict_far(scene.solver(mpm, law), motion)
             errors[name] = error_over_time(x, motion.x)
             done += 1
             update(done, total, name)
         _store_throw(demo, name, unseen, x)
-
-
-def _predict_or_nan(solver: Any, truth: Trajectory, name: str) -> Tensor:
-    """Predicted positions; a law that blows up has none, which the report shows as it is."""
-    try:
-        return predict(solver, truth)
-    except StateError as error:
-        log.warning("the %s law broke the simulation: %s", name, error)
-        return torch.full_like(truth.x, float("nan"))
 
 
 def _store_throw(demo: Demo, name: str, scene: Any, x: Tensor) -> None:

@@ -36,9 +36,9 @@ def write_report(demo: Demo, path: Path) -> Path:
     )
     report.add_metrics(
         {
-            "error of the learned law, unseen throw": (1e3 * demo.mean_error("learned"), "mm"),
-            "error of the untrained law": (1e3 * demo.mean_error("untrained"), "mm"),
-            "error of the best fitted classical law": (1e3 * demo.mean_error(names[-1]), "mm"),
+            "error of the learned law, unseen throw": _card(demo, "learned"),
+            "error of the untrained law": _card(demo, "untrained"),
+            "error of the best fitted classical law": _card(demo, names[-1]),
             "block left from target, paddle at rest": (1e3 * demo.distance_before, "mm"),
             "block left from target, optimized": (1e3 * demo.plan.distance, "mm"),
         }
@@ -61,13 +61,14 @@ def write_report(demo: Demo, path: Path) -> Path:
                 "law": name,
                 "training motion [mm]": 1e3 * demo.mean_error(name, training=True),
                 "unseen throw [mm]": 1e3 * demo.mean_error(name),
-                "unseen throw, last frame [mm]": 1e3 * float(demo.errors[name][-1]),
+                "unseen throw, last frame [mm]": _last(demo, name),
             }
         )
     report.add_table(
         rows,
-        caption="Root mean square distance of the particles from the truth, over the trained horizon "
-        f"of {demo.config.steps} steps ({demo.config.steps * demo.frame_time:.3g} s).",
+        caption="Root mean square distance of the particles from the truth, over the trained "
+        f"horizon of {demo.config.steps} steps ({demo.config.steps * demo.frame_time:.3g} s), or "
+        "as far as the simulation went.",
     )
     report.add_images(
         [pictures / "error-unseen.png", pictures / "loss-law.png"],
@@ -102,6 +103,18 @@ def write_report(demo: Demo, path: Path) -> Path:
     )
     report.add_table(_versions(), caption="Versions and machine.")
     return report.save(path)
+
+
+def _last(demo: Demo, name: str) -> float | str:
+    """Error at the end [mm], or when the simulation broke."""
+    error = float(demo.errors[name][-1])
+    return 1e3 * error if error == error else f"broke after {1e3 * demo.lasted(name):.0f} ms"
+
+
+def _card(demo: Demo, name: str) -> Any:
+    """Error of a law as a number with its unit, or when the simulation broke."""
+    broke = isinstance(_last(demo, name), str)
+    return _last(demo, name) if broke else (1e3 * demo.mean_error(name), "mm")
 
 
 def _splash_text(demo: Demo) -> str:

@@ -8,6 +8,7 @@ simulator from the same first state.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,19 +29,22 @@ from ..operators.nclaw import (
     metric_mse_every5,
     nclaw_scene,
     neural_law,
-    predict,
     random_throw,
     simulate_truth,
     train,
 )
 from ..sim import mpm
+from ..sim.core.errors import StabilityError, StateError
 from ..sim.core.laws import Law, TorchLaw, law_by_name
+from ..sim.core.rollout import rollout
 from ..sim.io import load_checkpoint, save_checkpoint
 from .configs import UsageError, to_dict
 from .learning_config import NclawConfig
 from .runs import Interrupted, RunFolder
 
 __all__ = ["CLASSICAL", "best_classical", "make_networks", "throw", "train_nclaw", "training_scene"]
+
+log = logging.getLogger(__name__)
 
 CLASSICAL: dict[str, tuple[tuple[str, dict[str, float]], ...]] = {
     "jelly": (("neo_hookean", {"E": 4e4, "nu": 0.3}), ("hencky", {"E": 4e4, "nu": 0.3})),
@@ -193,8 +197,10 @@ def train_nclaw(
         "scene steps simulated": history.simulated[-1],
     }
     for name, one in (("learned", law), ("untrained", make_networks(config))):
-        x = predict(scene.solver(mpm, one), unseen)
-        summary[f"error on an unseen throw, {name} [m²]"] = metric_mse_every5(x, unseen.x)
+        x = predict_far(scene.solver(mpm, one), unseen)
+        error = metric_mse_every5(x, unseen.x)
+        key = f"error on an unseen throw, {name} [m²]"
+        summary[key] = error if error == error else "broke the simulation"
     return {**summary, "wall time [s]": time.perf_counter() - began}
 
 
@@ -235,11 +241,34 @@ def best_classical(
         law = law_by_name(name)(**start)
         result = fit_classical(scene.solver(mpm, law), truth, start, fit)
         law = dataclasses.replace(law, **result.values)
-        x = predict(scene.solver(mpm, law), truth)
+        x = predict_far(scene.solver(mpm, law), truth)
         found.append(Fitted(name, law, result, metric_mse_every5(x, truth.x)))
         if on_fit is not None:
             on_fit(index + 1, len(candidates))
-    return sorted(found, key=lambda f: f.error)
+    # NaN, a law that broke the simulation, comes last.
+    return sorted(found, key=lambda f: (f.error != f.error, f.error))
+
+
+@torch.no_grad()
+def predict_far(solver: Any, truth: Trajectory) -> Tensor:
+    """Positions of a free rollout (T + 1, N, 3) [m], NaN from where the law breaks the simulation.
+
+    Args:
+        solver: The scene with the law.
+        truth: The motion; its first state is the start.
+    """
+    x = torch.full_like(truth.x, float("nan"))
+    x[0] = truth.x[0]
+
+    def keep(t: int, state: Any) -> None:
+        x[t + 1] = state.x[0]
+
+    start = truth.states(solver.model.initial_state(dtype=truth.x.dtype), [0])
+    try:
+        rollout(solver, start, truth.steps, save_every=truth.steps, on_step=keep)
+    except (StateError, StabilityError) as error:
+        log.info("the law broke the simulation: %s", error)
+    return x
 
 
 def error_over_time(x: Tensor, truth: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 from .. import __version__
 from .configs import UsageError, dump_toml, load_toml
 
-__all__ = ["Interrupted", "Metrics", "RunFolder"]
+__all__ = ["Interrupted", "Metrics", "RunFolder", "write_whole"]
 
 
 class Interrupted(Exception):
