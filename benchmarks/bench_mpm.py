@@ -144,8 +144,8 @@ def memory_of(horizon: int, policy: str, particles: int, device: str) -> dict:
         return step(*arguments)
 
     v = state.v.clone().requires_grad_()
-    end = rollout(solver, state.replace(v=v), 2)
-    end.final.x.sum().backward()  # buffers of the engine exist from here on
+    end = rollout(solver, state.replace(v=v), 4, checkpoint=policy, save_every=4)
+    end.final.x.sum().backward()  # from here on all modules and buffers are loaded
     solver.step = counted
     reset_peak()
     before = peak_memory() if device == "cpu" else 0.0

@@ -12,6 +12,7 @@ import.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 _PUBLIC = {
@@ -44,11 +45,19 @@ _PUBLIC = {
     "view": "viewer",
 }
 
+_PLAIN = {"scene", "convert", "fields"}
+"""Modules that need no drawing library."""
+
 __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
+        if _PUBLIC[name] not in _PLAIN and importlib.util.find_spec("pyvista") is None:
+            raise ImportError(
+                f"rheograd.viz.{name}: PyVista is installed; got no module pyvista. "
+                'Run pip install "rheograd[viz]".'
+            )
         return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

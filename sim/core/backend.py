@@ -6,6 +6,7 @@ tensors (so torch keeps sole ownership of `.grad`), and adjoint buffers belong t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib
@@ -81,15 +82,18 @@ def taichi(device: str = "cpu") -> ModuleType:
             arch = {"cpu": ti.cpu, "cuda": ti.cuda}.get(device, ti.gpu)
             # Taichi prints the device it starts on, whatever the log level.
             with contextlib.redirect_stdout(io.StringIO()) as banner:
-                ti.init(
-                    arch=arch,
-                    log_level=ti.ERROR,
-                    offline_cache=True,
-                    cpu_max_num_threads=CPU_THREADS,
-                )
+                ti.init(arch=arch, log_level=ti.ERROR, cpu_max_num_threads=CPU_THREADS)
             log.debug(banner.getvalue().strip())
+            atexit.register(_end_taichi, ti, os.getpid())
         _taichi, _taichi_process = ti, os.getpid()
     return ti
+
+
+def _end_taichi(ti: ModuleType, process: int) -> None:
+    """Taichi writes compiled kernels to its cache only when its program ends in order, which living
+    kernels may prevent at exit; in a forked process it would hang."""
+    if os.getpid() == process:
+        ti.reset()
 
 
 class _silence_missing_driver:

@@ -4,6 +4,7 @@ Checkpointing re-runs parts of the forward pass during the backward pass. With T
 
     "none"      stores every step;                 T stored states, no step is run twice
     "uniform"   segments of √T steps;             2√T stored states, every step is run twice
+                (a solver that keeps n states inside a step, `states_per_step`: √(T/n) steps, 2√(nT))
     "revolve"   binomial schedule, s snapshots;   s + 1 stored states, ≤ r + 1 runs of a step,
                 where r is the least number with C(s + r, s) ≥ T
 
@@ -112,7 +113,9 @@ def rollout(
     # A saved state has to be the output of a checkpointed segment, so segments end there.
     stops = [t for t in range(save_every, count, save_every)] + ([count] if count else [])
     grad = torch.is_grad_enabled() and checkpoint != "none"
-    segment = max(1, math.isqrt(count))
+    # A recomputed segment holds all states inside its steps, so shorter segments balance the two.
+    inner = getattr(solver, "states_per_step", 1)
+    segment = max(1, round(math.sqrt(count / inner)))
     position = 0
     for stop in stops:
         while position < stop:

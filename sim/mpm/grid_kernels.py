@@ -17,7 +17,7 @@ from .kernels import transfer_kernels
 __all__ = ["grid_kernels"]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def grid_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
     """Node kernels that fit `transfer_kernels(real, D, track)`."""
     wp = warp()

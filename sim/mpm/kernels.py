@@ -27,7 +27,7 @@ STATUS = {"non_finite": 0, "outside": 1, "too_fast": 2}
 """Flags a gather raises, as columns of the status array; the box of base nodes follows."""
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def transfer_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
     """Kernels for one precision and dimension; `track` also records the bounding box (CPU only)."""
     wp = warp()

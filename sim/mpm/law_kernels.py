@@ -27,7 +27,7 @@ def law_kernels(law: Law, real: Any, D: int) -> SimpleNamespace:
     return _build(*functions, law.storage, law.n_coefficients, law.hardening, real, D)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _build(
     stress_function: Any,
     flow_function: Any,

@@ -104,6 +104,11 @@ class SolverMPM:
         """Duration of one step [s]."""
         return self.config.dt * self.config.substeps
 
+    @property
+    def states_per_step(self) -> int:
+        """States a step keeps for its backward pass: one per substep."""
+        return self.config.substeps
+
     def default_params(self) -> dict[str, dict[str, Any]]:
         """The parameters of the model, in the form `step` takes: `{group: {name: value}}`."""
         params = {g.name: dict(g.law.parameters()) for g in self.model.groups}

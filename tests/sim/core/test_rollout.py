@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from rheograd.sim.core.rollout import binomial_split, rollout
@@ -122,3 +123,51 @@ def test_wrong_arguments() -> None:
         rollout(OscillatorSolver(), start, 3, 1.0, save_every=0)
     with pytest.raises(TypeError, match="number of steps"):
         rollout(OscillatorSolver(), start, lambda t, s: None, 1.0)
+
+
+class Leased(np.ndarray):
+    """Memory whose release is noticed, so that a test can count what a backward pass holds."""
+
+    live = 0
+    peak = 0
+
+    def __del__(self) -> None:
+        Leased.live -= 1
+
+
+def leased_copy(x: Tensor) -> Tensor:
+    Leased.live += 1
+    Leased.peak = max(Leased.peak, Leased.live)
+    return torch.from_numpy(x.detach().numpy().copy().view(Leased))
+
+
+class KeepsItsInput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(leased_copy(x))
+        return 1.01 * x
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 1.01 * g + 0 * x
+
+
+class StoringSolver:
+    def step(self, state: Oscillator, control, params) -> Oscillator:
+        return state.replace(x=KeepsItsInput.apply(state.x))
+
+
+@pytest.mark.parametrize("T", [64, 256, 1024])
+def test_states_held_for_the_backward_pass(T: int) -> None:
+    peaks = {}
+    for policy in ("none", "uniform", "revolve"):
+        Leased.live = Leased.peak = 0
+        x = torch.ones(3, 1, dtype=torch.float64, requires_grad=True)
+        start = Oscillator(x, torch.zeros(3, 1, dtype=torch.float64))
+        result = rollout(StoringSolver(), start, T, checkpoint=policy, save_every=T)
+        result.final.x.sum().backward()
+        peaks[policy] = Leased.peak
+    assert peaks["none"] == T
+    # Segments hold √T inner states at a time, Revolve one step's; their snapshots come on top.
+    assert peaks["uniform"] <= math.isqrt(T) + 1 and peaks["revolve"] <= 2
