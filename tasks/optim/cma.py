@@ -52,7 +52,7 @@ class CMAOptimizer(Optimizer):
 
     def __init__(self, task: Task, config: CMAConfig, budget: Budget, seed: int = 0) -> None:
         super().__init__(task, config, budget, seed)
-        T, A = task.horizon, task.action_size
+        T = task.horizon
         if config.knots is not None and not 2 <= config.knots <= T:
             raise InputError(
                 f"CMAConfig: knots from 2 to the horizon {T}; got {config.knots}. Use None for all "

@@ -3,10 +3,10 @@
     g = ∇_a (1/n) Σ_{t < T_k} ℓ(x_t, t);   a ← clip(a − Adam(g));   T_k grows when progress ends
 
 Early actions decide what late ones can do, and the gradient through a long flow is large and rough;
-so the objective first covers a short horizon, which grows whenever it has been optimized. Actions that
-lie more than `window` before its end are frozen, and rollouts start behind them, so an iteration costs
-at most `window` actions. When the full horizon has converged, all actions are released at once. Steps get shorter from stage to stage,
-so that a new one does not undo what the last has found.
+so the objective first covers a short horizon, which grows whenever it has been optimized. With
+`window` < 1, actions that lie further before its end are frozen, and rollouts start behind them, so an
+iteration costs at most `window`; when the full horizon has converged, all actions are released. Steps
+get shorter from stage to stage, so that a new one does not undo what the last has found.
 
 Source: Xian et al. 2023 (FluidLab), optimization schemes; Kingma & Ba 2015 (Adam).
 """

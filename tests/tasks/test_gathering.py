@@ -58,8 +58,10 @@ def test_nothing_leaks_or_is_lost(nano):
     assert float((-x).max()) < 0.5 * c.dx and float((x - size).amax()) < 0.5 * c.dx
     half = 0.5 * torch.tensor([c.paddle[0], c.paddle[2]])
     place = torch.stack([s.tool_pose[0, 0, :3:2] for s in states])[:, None]
-    inside = ((x - place).abs() < half - 0.5 * c.dx).all(-1)
-    assert not bool(inside.any())
+    depth = (half - (x - place).abs()).amin(-1)
+    # Contact acts on nodes, so a particle may sink in by less than a cell; to pass it would have to
+    # get beyond the middle, which is one cell deep.
+    assert float(depth.max()) < 0.85 * c.dx
 
 
 def test_the_paddle_moves_the_block_without_touching_it(nano):

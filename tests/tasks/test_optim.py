@@ -29,13 +29,13 @@ def options(method):
     return {"knots": 4, "population": 6} if method == "cma" else {"start": 0.5}
 
 
-@pytest.mark.parametrize("method, factor", [("gradient", 0.75), ("cma", 0.85)])
+@pytest.mark.parametrize("method, factor", [("gradient", 0.8), ("cma", 0.9)])
 def test_the_loss_falls(task, resting, method, factor):
     if method == "cma":
         pytest.importorskip("cma")
-    result = optimize(task, method, budget=Budget(simulator_steps=6000), **options(method))
+    result = optimize(task, method, budget=Budget(simulator_steps=4000), **options(method))
     assert result.loss < factor * resting
-    assert result.steps_used <= 6000
+    assert result.steps_used <= 4000
     with torch.no_grad():
         assert float(task.total_loss(result.actions)) == pytest.approx(result.loss, rel=1e-6)
     assert bool((result.actions.abs() <= task.action_limit).all())
@@ -46,16 +46,16 @@ def test_the_loss_falls(task, resting, method, factor):
 def test_resume_equals_uninterrupted(task, method):
     if method == "cma":
         pytest.importorskip("cma")
-    whole = optimize(task, method, budget=Budget(iterations=6), seed=3, **options(method))
-    first = make_optimizer(task, method, budget=Budget(iterations=6), seed=3, **options(method))
-    for _ in range(3):
+    whole = optimize(task, method, budget=Budget(iterations=4), seed=3, **options(method))
+    first = make_optimizer(task, method, budget=Budget(iterations=4), seed=3, **options(method))
+    for _ in range(2):
         first.iterate()
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
     saved = torch.load(file, weights_only=True)
     again = optimize(
-        task, method, budget=Budget(iterations=6), seed=3, state=saved, **options(method)
+        task, method, budget=Budget(iterations=4), seed=3, state=saved, **options(method)
     )
     assert torch.equal(again.actions, whole.actions)
     assert [r.loss for r in again.history] == [r.loss for r in whole.history]
@@ -99,11 +99,11 @@ def test_frozen_rows_wait(task):
 def test_an_interrupt_keeps_the_best(task, resting):
     def stop(info):
         assert {"loss", "distance", "steps", "wall_s", "optimizer"} <= set(info)
-        if info["iteration"] == 4:
+        if info["iteration"] == 3:
             raise KeyboardInterrupt
 
     result = optimize(task, "gradient", budget=Budget(iterations=9), on_iteration=stop, expand=False)
-    assert result.stopped == "interrupted" and len(result.history) == 4
+    assert result.stopped == "interrupted" and len(result.history) == 3
     assert result.loss < resting
 
 
@@ -112,7 +112,7 @@ def test_candidates_that_break_count_as_worst(task, monkeypatch):
     rollout = task.rollout
 
     def fragile(actions, **kwargs):
-        if bool((actions.reshape(-1)[0::1].max() > 0.2)):
+        if float(actions.max()) > 0.2:
             raise StateError("a wall of water")
         return rollout(actions, **kwargs)
 
