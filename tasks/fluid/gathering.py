@@ -309,7 +309,7 @@ class Gathering3DConfig(GatheringConfig):
     dim: int = 3
     """The full pool."""
     dx: float = 0.05
-    """Grid spacing [m]; 8 000 particles."""
+    """Grid spacing [m]; 6 000 particles."""
     dt: float = 2.5e-3
     """Substep [s]."""
     substeps: int = 10

@@ -139,3 +139,14 @@ def test_knots_are_linear_in_between():
     expected = [[1, 0, 0], [2 / 3, 1 / 3, 0], [1 / 3, 2 / 3, 0], [0, 1, 0]]
     torch.testing.assert_close(basis[:4], torch.tensor(expected))
     torch.testing.assert_close(basis.sum(1), torch.ones(7))
+
+
+@pytest.mark.slow
+def test_an_expanding_horizon_beats_the_full_one():
+    """Same pool, same simulator steps; the full horizon with the step that suits it best."""
+    pool = task_by_name("fluid/gathering")
+    budget = Budget(simulator_steps=60_000)
+    expanding = optimize(pool, "gradient", budget=budget)
+    full = optimize(pool, "gradient", budget=budget, expand=False, lr=0.1)
+    assert expanding.success
+    assert expanding.loss < 0.9 * full.loss
