@@ -221,7 +221,7 @@ def transfer_kernels(dtype: torch.dtype, D: int, atomic: bool) -> SimpleNamespac
                     add_moment(g_moment, wo * g, k, o)
                     h_sum += wo * h
                     gx += weight_gradient(w0, dw0, w, dw, o) * (g.dot(along(first, Ad, o)) + h * m)
-            x_bar = gx / dx + Ai.transpose() @ g_sum
+            x_bar = gx / dx - Ai.transpose() @ g_sum
             gA = dx * (g_moment - g_sum.outer_product(f))
             for a in ti.static(range(D)):
                 adj_x[i * D + a] = x_bar[a]
