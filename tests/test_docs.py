@@ -8,6 +8,7 @@ import linecache
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 from helpers import ROOT, library_files, module_name
@@ -55,7 +56,9 @@ def test_page_runs(page, tmp_path, monkeypatch):
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYVISTA_OFF_SCREEN", "true")
-    namespace = {"__name__": page.stem}
+    module = types.ModuleType(page.stem)
+    monkeypatch.setitem(sys.modules, page.stem, module)  # dataclasses look their module up
+    namespace = vars(module)
     for line, code in python_blocks(page.read_text("utf-8")):
         file = tmp_path / f"{page.stem}_line_{line}.py"
         file.write_text("\n" * (line - 1) + code, "utf-8")
