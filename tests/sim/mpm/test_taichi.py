@@ -27,7 +27,10 @@ needs_taichi = pytest.mark.skipif(
 
 
 def transfers(dim: int, engine: str = "taichi", B: int = 2, **settings: int):
-    """An engine of the mixed scene, and random arguments of its two functions."""
+    """An engine of the mixed scene, random arguments of its two functions, weights of the results.
+
+    Scaled by dx so that every term of an adjoint counts alike: a small one could be wrong unseen.
+    """
     model = mixed(dim)
     options = {"batch_size": B, "dtype": F64, "device": torch.device("cpu"), "dt": 1e-4}
     options["births"] = model.births(1e-4)
@@ -47,11 +50,11 @@ def transfers(dim: int, engine: str = "taichi", B: int = 2, **settings: int):
     inputs = {
         "x": state.x + 0.02 * random(B, N, dim),
         "v": state.v,
-        "A": random(B, N, dim, dim),
+        "A": random(B, N, dim, dim) / model.grid.dx,
         "mass": 1 + 0.1 * random(B, N),
         "u": random(B, G, dim),
     }
-    weights = [random(B, G, dim + 1), random(B, N, dim), random(B, N, dim, dim)]
+    weights = [random(B, G, dim + 1), random(B, N, dim), random(B, N, dim, dim) * model.grid.dx]
     return made, inputs, weights
 
 
@@ -79,14 +82,14 @@ def rollout(engine: str, dim: int, dtype: torch.dtype, substeps: int, B: int = 1
     inputs["emitter_velocity"] = torch.tensor([[0.2] * (dim - 1) + [-1.0]], dtype=dtype).repeat(
         B, 1, 1
     )
-    for name, value in {"E": 2e4, "nu": 0.3, "bulk": 2e4, "eta": 2.0}.items():
+    for name, value in {"E": 2e4, "nu": 0.3, "bulk": 2e4, "eta": 2.0, "rho": 1000.0}.items():
         inputs[name] = torch.tensor(value, dtype=dtype)
     inputs["friction"] = torch.tensor([0.3, 0.1], dtype=dtype)
     inputs["softness"] = torch.tensor([20.0, 0.0], dtype=dtype)
     leaves = {n: t.clone().requires_grad_() for n, t in inputs.items()}
     params = {
         "solid": {"E": leaves["E"], "nu": leaves["nu"]},
-        "pool": {"bulk": leaves["bulk"], "eta": leaves["eta"]},
+        "pool": {n: leaves[n] for n in ("bulk", "eta", "rho")},
         "colliders": {"friction": leaves["friction"], "softness": leaves["softness"]},
     }
     start = state.replace(**{n: leaves[n] for n in state.tensors() if n in leaves})
@@ -110,18 +113,24 @@ def test_transfers_equal_the_torch_reference(dim: int) -> None:
 
 
 @needs_taichi
-@pytest.mark.parametrize("name", ["x", "v", "A", "mass", "u"])
-def test_transfers_pass_the_taylor_test(name: str) -> None:
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [("scatter", n) for n in ("x", "v", "A", "mass")] + [("gather", n) for n in ("x", "u")],
+)
+def test_transfers_pass_the_taylor_test(function: str, name: str) -> None:
     engine, inputs, weights = transfers(2)
+    used = slice(0, 1) if function == "scatter" else slice(1, 3)
 
     def loss(value: Tensor) -> Tensor:
         out = outputs(engine, {**inputs, name: value})
-        return sum((w * t * t).sum() for w, t in zip(weights, out, strict=True))
+        terms = zip(weights[used], out[used], strict=True)
+        return sum((w * t + (w * t) ** 2).sum() for w, t in terms)
 
     generator = torch.Generator().manual_seed(1)
     direction = torch.randn(inputs[name].shape, generator=generator, dtype=F64)
-    report = taylor_test(loss, inputs[name], (0.02 if name == "x" else 1.0) * direction)
-    assert report.exact or report.rate >= 1.9, report
+    # Positions move by a tenth of a cell: the third derivative of the spline jumps between cells.
+    report = taylor_test(loss, inputs[name], (0.01 if name == "x" else 1.0) * direction)
+    assert report.rate >= 1.9, report
 
 
 @needs_taichi
@@ -345,13 +354,13 @@ PROGRAM = """
 """
 
 
-def run_program(code: str) -> str:
-    """Standard output of a fresh process that finds the test helpers."""
+def run_program(code: str, **environment: str) -> str:
+    """What a fresh process that finds the test helpers writes to its output and error streams."""
     helpers = os.path.dirname(os.path.abspath(sys.modules["helpers"].__file__))
     paths = [helpers, *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -365,6 +374,19 @@ def test_program_keeps_its_own_taichi_and_warp_works_after_it() -> None:
     assert run_program(PROGRAM).split("own output ends\n")[1] == ""
 
 
+SILENT = """
+    from mpm_scenes import mixed
+    from rheograd.sim.mpm import MPMConfig, SolverMPM
+    solver = SolverMPM(mixed(2), MPMConfig(dt=2e-4, substeps=1, engine="taichi"))
+    state = solver.model.initial_state()
+    v = state.v.clone().requires_grad_()
+    solver.step(state.replace(v=v)).x.sum().backward()
+"""
+
+
 @needs_taichi
-def test_start_is_silent() -> None:
-    assert run_program("from rheograd.sim.core.backend import taichi; taichi()") == ""
+def test_run_is_silent_and_leaves_its_kernels_in_the_cache(tmp_path) -> None:
+    cache = tmp_path / "kernels"
+    assert run_program(SILENT, TI_OFFLINE_CACHE_FILE_PATH=str(cache)) == ""
+    # One file per kernel: without them every process would compile anew.
+    assert len(list(cache.glob("*.tic"))) >= 4
