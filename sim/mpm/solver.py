@@ -241,7 +241,7 @@ class SolverMPM:
         if self.config.engine == "taichi":
             from .engine_taichi import TaichiTransfers
 
-            return TaichiTransfers(self.model, **options)
+            return TaichiTransfers(self.model, threads=self.config.threads, **options)
         from .engine_torch import TorchTransfers
 
         return TorchTransfers(self.model, **options)
