@@ -234,7 +234,8 @@ def simulate_truth(solver: Any, steps: int, *, dtype: torch.dtype = torch.float3
     if states[0].J.shape[1]:
         J = torch.cat([s.J for s in states])
         F = J.pow(1 / 3)[..., None, None] * torch.eye(3, dtype=dtype)
-    return Trajectory(*(torch.cat([getattr(s, name) for s in states]) for name in "xvC"), F)
+    x, v, C = (torch.cat([getattr(s, name) for s in states]) for name in ("x", "v", "C"))
+    return Trajectory(x, v, C, F)
 
 
 @torch.no_grad()
