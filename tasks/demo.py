@@ -139,10 +139,13 @@ def run_demo(
     report = folder.path / "report.html"
     for name, work in zip(STAGES, works, strict=True):
         update, began = stage(name), time.perf_counter()
-        work(demo, context, update)
-        demo.seconds[name] = time.perf_counter() - began
-        with folder.metrics() as metrics:
-            metrics.add(stage=name, seconds=demo.seconds[name])
+        try:
+            work(demo, context, update)
+        finally:  # an interrupted stage counts too
+            with folder.metrics() as metrics:
+                metrics.add(stage=name, seconds=time.perf_counter() - began)
+    for row in Metrics.read(folder.path / "metrics.jsonl"):
+        demo.seconds[row["stage"]] = demo.seconds.get(row["stage"], 0.0) + row["seconds"]
     write_report(demo, report)
     write_whole(folder.path / "summary.json", json.dumps(demo.numbers(), indent=1) + "\n")
     return demo, report
@@ -203,13 +206,15 @@ def _predict(demo: Demo, context: dict[str, Any], update: Update) -> None:
     seen, unseen = training_scene(config), throw(config, config.throw_seed)
     truth = simulate_truth(unseen.solver(mpm), config.steps)
     demo.frame_time = unseen.dt
-    total, done = 2 * len(laws), 0
+    total, done = 2 * len(laws) - 1, 0
     _store_throw(demo, "truth", unseen, truth.x)
     for name, law in laws.items():
         for scene, motion, errors in (
             (seen, context["truth"], demo.training_errors),
             (unseen, truth, demo.errors),
         ):
+            if name == "untrained" and motion is not truth:
+                continue  # it has not seen any motion
             x = predict_far(scene.solver(mpm, law), motion)
             errors[name] = error_over_time(x, motion.x)
             done += 1

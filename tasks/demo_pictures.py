@@ -64,7 +64,7 @@ def _splash(demo: Demo, folder: Path, width: int, tick: Callable[[str], None]) -
     size = (width, int(0.8 * width))
     with RolloutReader(demo.folder / "jelly-and-water" / "rollout.h5") as reader:
         indices = _frames(reader.n_frames, demo.config.frames)
-        still = indices[len(indices) * 2 // 5]
+        still = indices[len(indices) // 4]
         start = scene_from_reader(reader, 0)
         render_frame(
             scene_from_reader(reader, still, spacing=start.particle_spacing()),
@@ -90,7 +90,13 @@ def _throw(demo: Demo, folder: Path, width: int, tick: Callable[[str], None]) ->
     truth = readers["truth"]
     spacing = scene_from_reader(truth, 0).particle_spacing()
     indices = _frames(truth.n_frames, demo.config.frames)
-    worst = indices[-1]
+    titles, shown = [], indices[-1]
+    for name in readers:
+        broke = name != "truth" and demo.lasted(name) < demo.config.steps * demo.frame_time
+        titles.append(f"{name}, broke at {1e3 * demo.lasted(name):.0f} ms" if broke else name)
+        if broke:  # the still shows the last moment of all
+            whole = [i for i in indices if truth.times[i] <= demo.lasted(name)]
+            shown = min(shown, whole[-1])
 
     def pictures() -> Any:
         with FrameRenderer(size, style="surface", antialias=False) as render:
@@ -102,8 +108,8 @@ def _throw(demo: Demo, folder: Path, width: int, tick: Callable[[str], None]) ->
                     )
                     images.append(render(scene))
                     tick("throw")
-                image = compose(images, list(readers))
-                if index == worst:
+                image = compose(images, titles)
+                if index == shown:
                     _save(image, folder / "throw.png")
                 yield image
 
@@ -121,7 +127,8 @@ def _paddle(demo: Demo, folder: Path, width: int, tick: Callable[[str], None]) -
     target = Marker((*place, config.depth), config.tolerance, label="target")
     size = (width, int(0.62 * width))
     look = {"colors": {"body": "#e8833a"}, "markers": [target]}
-    files = {"at rest": demo.folder / "paddle/before.h5", "optimized": demo.folder / "paddle/rollout.h5"}
+    folder_of = demo.folder / "paddle"
+    files = {"at rest": folder_of / "before.h5", "optimized": folder_of / "rollout.h5"}
     for name, path in files.items():
         with RolloutReader(path) as reader:
             last = reader.n_frames - 1
@@ -138,7 +145,8 @@ def _paddle(demo: Demo, folder: Path, width: int, tick: Callable[[str], None]) -
                 with FrameRenderer(size, style="surface", antialias=False) as render:
                     images = []
                     for index in indices:
-                        images.append(render(scene_from_reader(reader, index, spacing=spacing, **look)))
+                        scene = scene_from_reader(reader, index, spacing=spacing, **look)
+                        images.append(render(scene))
                         tick("paddle")
                 fps = max(1.0, (len(indices) - 1) / float(reader.times[-1]))
                 write_movie(iter(images), folder / "paddle.gif", fps=min(25.0, fps))

@@ -59,7 +59,11 @@ def write_report(demo: Demo, path: Path) -> Path:
         rows.append(
             {
                 "law": name,
-                "training motion [mm]": 1e3 * demo.mean_error(name, training=True),
+                "training motion [mm]": (
+                    1e3 * demo.mean_error(name, training=True)
+                    if name in demo.training_errors
+                    else ""
+                ),
                 "unseen throw [mm]": 1e3 * demo.mean_error(name),
                 "unseen throw, last frame [mm]": _last(demo, name),
             }
@@ -70,6 +74,7 @@ def write_report(demo: Demo, path: Path) -> Path:
         f"horizon of {demo.config.steps} steps ({demo.config.steps * demo.frame_time:.3g} s), or "
         "as far as the simulation went.",
     )
+    report.add_image(pictures / "throw.png", "The last moment that every law reaches.")
     report.add_images(
         [pictures / "error-unseen.png", pictures / "loss-law.png"],
         ["Error over time on the unseen throw.", "Loss of the training; its horizon grows."],

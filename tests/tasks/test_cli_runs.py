@@ -129,7 +129,7 @@ def test_a_full_disk_keeps_every_complete_frame(tmp_path):
         "simulate", "jelly-drop", "--resolution", "24", "--duration", "4", "--fps", "100",
         "--out", folder,
     )  # fmt: skip
-    words[2] = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300000,) * 2); {words[2]}"
+    words[2] = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600000,) * 2); {words[2]}"
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "Free disk space" in done.stderr and "Traceback" not in done.stderr
