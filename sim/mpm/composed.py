@@ -8,7 +8,7 @@ between is the torch code of this module. That makes them independent oracles of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,20 +18,17 @@ from ..core.errors import StateError
 from .model import MPMModel, MPMState
 from .ops import FIELDS, Call, transfer
 
-if TYPE_CHECKING:
-    from .solver import SolverMPM
-
 __all__ = ["compose_substeps", "embed_gradient", "grid_velocity", "node_positions"]
 
 
 def compose_substeps(
-    solver: SolverMPM,
+    solver: Any,
     state: MPMState,
     fields: list[Tensor],
     shared: list[Tensor],
     coefficients: list[Tensor],
 ) -> list[Tensor]:
-    """All substeps of one step; arguments as in `ops.run_substeps`."""
+    """All substeps of one step of a `SolverMPM`; arguments as in `ops.run_substeps`."""
     model, config = solver.model, solver.config
     engine = solver.engine(state)
     values = dict(zip(FIELDS, fields, strict=True))
