@@ -2,10 +2,14 @@
 
 Actions are scaled to [−1, 1], rewards are −ℓ; an episode lasts `task.horizon` actions and is then
 truncated. Needs the extra `rl`.
+
+    TaskEnv(task, render_mode=None, **overrides)         a gymnasium.Env
+    TaskVectorEnv(task, num_envs=1, **overrides)         a gymnasium.vector.VectorEnv
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -14,17 +18,10 @@ import torch
 from ..sim.core.errors import InputError
 from .core import Task, task_by_name
 
-try:
-    import gymnasium
-except ImportError as error:
-    raise ImportError(
-        'rheograd.tasks.gym: needs gymnasium. Run pip install "rheograd[rl]".'
-    ) from error
-
-__all__ = ["TaskEnv", "TaskVectorEnv"]
+__all__ = ["TaskEnv", "TaskVectorEnv"]  # noqa: F822  made on demand, see `__getattr__`
 
 
-class TaskEnv(gymnasium.Env):
+class _TaskEnv:
     """One scene of a task.
 
     Args:
@@ -43,6 +40,7 @@ class TaskEnv(gymnasium.Env):
         self.state: Any = None
         self.t = 0
         size, observed = self.task.action_size, self._observe(self.task.reset())
+        gymnasium = _gymnasium()
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32)
         self.observation_space = gymnasium.spaces.Box(
             -np.inf, np.inf, observed.shape, np.float32
@@ -91,7 +89,7 @@ class TaskEnv(gymnasium.Env):
             self._renderer = None
 
 
-class TaskVectorEnv(gymnasium.vector.VectorEnv):
+class _TaskVectorEnv:
     """Many scenes of a task in one batch: one launch steps all of them.
 
     All episodes start and end together; the step after their end begins new ones and ignores its
@@ -103,12 +101,12 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         overrides: Configuration fields to change, with a name.
     """
 
-    metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
-
     def __init__(self, task: Task | str, num_envs: int = 1, **overrides: Any) -> None:
         if num_envs < 1:
             raise InputError(f"TaskVectorEnv: num_envs ≥ 1; got {num_envs}. Give a number of scenes.")
         self.task, self.num_envs = _task(task, overrides), num_envs
+        gymnasium = _gymnasium()
+        self.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
         size, width = self.task.action_size, self.task.observation(self.task.reset()).shape[1]
         self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32)
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
@@ -155,6 +153,33 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         info["is_success"] = self.task.success(self.state).numpy()
         ended = np.full(self.num_envs, self.t >= self.task.horizon)
         return self._observe(), reward.double().numpy(), no, ended, info
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return _environment(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@functools.cache
+def _environment(name: str) -> type:
+    """The class on Gymnasium's base, which is an extra and so cannot be named when this loads."""
+    gymnasium = _gymnasium()
+    if name == "TaskEnv":
+        body, base = _TaskEnv, gymnasium.Env
+    else:
+        body, base = _TaskVectorEnv, gymnasium.vector.VectorEnv
+    return type(name, (body, base), {"__doc__": body.__doc__, "__module__": __name__})
+
+
+def _gymnasium() -> Any:
+    try:
+        import gymnasium
+    except ImportError as error:
+        raise ImportError(
+            'rheograd.tasks.gym: needs gymnasium. Run pip install "rheograd[rl]".'
+        ) from error
+    return gymnasium
 
 
 def _task(task: Task | str, overrides: dict[str, Any]) -> Task:

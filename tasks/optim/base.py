@@ -46,7 +46,7 @@ class Budget:
     iterations: int | None = None
     """Gradient steps or generations."""
     adjoint_cost: float = 2.5
-    """Cost of the adjoint of a substep in forward substeps [-]; measured on MPM in 2-D: 1.4 to 2.5,
+    """Cost of the adjoint of a substep in forward substeps [-]; measured on MPM in 2-D: 1.4 to 2.7,
     the more the busier the machine."""
 
 
