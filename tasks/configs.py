@@ -112,7 +112,8 @@ def dump_toml(data: Mapping[str, Any]) -> str:
 @cache
 def field_help(cls: type) -> dict[str, str]:
     """Field name → its docstring line, read from the source."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+    tree: Any = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    body = tree.body
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[1:]):
         if dataclasses.is_dataclass(base):

@@ -94,10 +94,10 @@ class DemoConfig:
     """L-BFGS iterations per classical law."""
     task: str = "fluid/gathering"
     """Task of the paddle."""
-    plan_seconds: float = 60.0
-    """Wall time of the search for the paddle's motion [s]."""
-    plan_iterations: int | None = None
-    """Gradient steps at most [default: no limit]."""
+    plan_seconds: float = 100.0
+    """Wall time at most of the search for the paddle's motion [s]."""
+    plan_iterations: int | None = 40
+    """Gradient steps at most; a number instead of a time makes the result repeatable."""
     frames: int = 25
     """Frames of each movie."""
     width: int = 640

@@ -40,7 +40,6 @@ def frames(folder, field="x"):
 def test_help_is_lazy_and_fast():
     code = """
 import sys, time
-from rheograd.sim.io import load_checkpoint
 from rheograd.tasks.cli import run
 commands = [[], *[[c] for c in "demo list simulate train optimize render view info".split()]]
 for words in commands:
