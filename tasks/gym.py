@@ -144,8 +144,8 @@ class _TaskVectorEnv:
             raise InputError("TaskVectorEnv.step: running episodes; got none. Call reset() first.")
         no = np.zeros(self.num_envs, bool)
         if self.t >= self.task.horizon:
-            observed, info = self.reset()
-            return observed, np.zeros(self.num_envs), no, no.copy(), info
+            observed, empty = self.reset()
+            return observed, np.zeros(self.num_envs), no, no.copy(), empty
         scaled = torch.as_tensor(np.asarray(actions, np.float32)) * self.task.action_limit
         self.state, reward = self.task.step(self.state, scaled, t=self.t)
         self.t += 1

@@ -265,14 +265,14 @@ def read_layout(file: h5py.File) -> Layout:
                 long_name=dataset.attrs["long_name"],
                 shown=bool(dataset.attrs["shown"]),
             )
-    order = [n for n in json.loads(file.attrs["field_order"]) if n in fields]
+    names = [n for n in json.loads(file.attrs["field_order"]) if n in fields]
     return Layout(
         n_trajectories=int(file.attrs["n_trajectories"]),
         particle_count=int(file.attrs["particle_count"]),
         dim=int(file.attrs["n_spatial_dims"]),
         dt=float(file.attrs["dt_frame"]),
         dtype=dataset_of(file, "x").dtype,
-        fields={name: fields[name] for name in order},
+        fields={name: fields[name] for name in names},
         groups={k: (a, b) for k, (a, b) in json.loads(file.attrs["particle_groups"]).items()},
         scalars={
             name: d.attrs["units"]
