@@ -1,8 +1,9 @@
 """Are the gradients right, and how do they behave over the horizon?
 
-For each material a falling, deforming body: gradients of Σ x² after the horizon with respect to the
-initial velocity and the parameters, against central differences along random directions (relative error per
-direction, cosine over directions), the Taylor rate in float64, and the gradient norm over the horizon.
+For each material a falling, deforming body: gradients of Σ x² after the horizon with respect to
+the initial velocity and the parameters, against central differences along random directions
+(relative error per direction, cosine over directions), the Taylor rate in float64, and the
+gradient norm over the horizon.
 
     python benchmarks/bench_gradients.py [--quick] [--device cuda]
 """
