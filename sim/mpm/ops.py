@@ -162,7 +162,7 @@ def _advance(call: Call, rows: list[dict[str, Tensor]], inputs: Inputs) -> list[
     """Run the substeps; returns the node box of each for the backward pass."""
     engine = call.engine
     boxes = [engine.first_box(rows[0]["x"])]
-    with engine.lock:
+    with engine.lock, engine.stream():
         done = False
         try:
             arrays = engine.arrays(rows[0])
@@ -205,7 +205,7 @@ def _reverse(
     ]
     adj_inputs = [_inputs(engine, (adj_mass, *own, *adj_thetas)) for own in private]
     adj = {name: torch.zeros_like(t) for name, t in adj1.items()}
-    with engine.lock:
+    with engine.lock, engine.stream():
         done = False
         try:
             views = {id(adj): engine.arrays(adj), id(adj1): engine.arrays(adj1)}

@@ -5,6 +5,7 @@ Everything here is scratch that a substep fills and empties; no particle state o
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Sequence
@@ -187,6 +188,13 @@ class Scratch:
         lower = self._status_view[:, 3 : 3 + D].min(0)
         upper = self._status_view[:, 3 + D :].max(0)
         return self.box(lower.tolist(), upper.tolist())
+
+    def stream(self) -> Any:
+        """Context in which kernels run on torch's current CUDA stream; nothing on a CPU."""
+        if self.cpu:
+            return contextlib.nullcontext()
+        wp = warp()
+        return wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(self.device)))
 
     def reset_status(self) -> None:
         D = self.model.dim
