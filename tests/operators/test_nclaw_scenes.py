@@ -58,12 +58,12 @@ def test_reference_scenes_match_an_independent_implementation(material):
 def test_scene_differentiates_in_velocity_strain_and_stiffness(generator):
     """Positions after 20 steps against central differences, float64, to 1e-5 relative; and float32
     against float64 to 1e-2 (its own differences drown in the rounding of the positions)."""
-    scene = nclaw_scene("jelly", resolution=4)
+    scene = nclaw_scene("jelly")  # coarser blocks are dust: particles would not touch
     solver = scene.solver(mpm)
     start = solver.model.initial_state(dtype=F64)
-    F = random_deformations(1, 64, generator=generator, stretch=0.05)
+    F = random_deformations(1, 1000, generator=generator, stretch=0.05)
     # Unequal weights: in free flight the plain sum would not see F or E.
-    mixing = torch.randn(1, 64, 3, generator=generator, dtype=F64)
+    mixing = torch.randn(1, 1000, 3, generator=generator, dtype=F64)
     leaves_ = [start.v, F, torch.tensor(1e5, dtype=F64)]
 
     def f(v, F, E):
@@ -80,7 +80,7 @@ def test_scene_differentiates_in_velocity_strain_and_stiffness(generator):
         )
         fd = float(f(*up) - f(*down)) / 2e-3
         ad = float((grads[i] * d).sum())
-        assert ad == pytest.approx(fd, rel=1e-5, abs=1e-9)
+        assert ad == pytest.approx(fd, rel=1e-5) and abs(ad) > 1e-6
 
     single = [t.float().requires_grad_() for t in leaves_]
     for g32, g64 in zip(torch.autograd.grad(f(*single), single), grads, strict=True):
