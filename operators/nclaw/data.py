@@ -160,7 +160,10 @@ def nclaw_scene(
     angular: tuple[float, float, float] = (4.0, 4.0, 4.0),
     resolution: int = 10,
 ) -> ReferenceScene:
-    """The training scene of a material: a cube of 0.5 m at the center of the unit box.
+    """The training scene of a material: a cube at the center of the unit box.
+
+    The reference cube has 10³ particles and edges of 0.5 m. Other resolutions make a smaller or larger
+    cube with the same spacing: one particle per cell is the least at which particles touch.
 
     Args:
         material: "jelly", "plasticine", "sand" or "water".
@@ -179,9 +182,10 @@ def nclaw_scene(
             f"nclaw_scene: a material out of {sorted(MATERIALS)}; got {material!r}. Choose one, or "
             "build a ReferenceScene with your own law."
         )
-    axis = torch.linspace(0.25, 0.75, resolution)
+    half = 0.25 * (resolution - 1) / 9
+    axis = torch.linspace(0.5 - half, 0.5 + half, resolution)
     x = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    return ReferenceScene(MATERIALS[material], x, 0.5**3 / resolution**3, velocity, angular)
+    return ReferenceScene(MATERIALS[material], x, 0.05**3, velocity, angular)
 
 
 def random_throw(material: str, seed: int) -> ReferenceScene:

@@ -54,7 +54,7 @@ def one_thread():
 def small():
     """A coarse jelly block that soon touches the floor: scene and 60 true steps."""
     scene = dataclasses.replace(
-        nclaw_scene("jelly", resolution=5, velocity=(-2.0, 1.0, -3.0)), lower=(0.1, 0.1, 0.2)
+        nclaw_scene("jelly", resolution=5, velocity=(-2.0, 1.0, -3.0)), lower=(0.1, 0.1, 0.35)
     )
     return scene, simulate_truth(scene.solver(mpm), 60)
 
@@ -181,6 +181,8 @@ def test_energy_network_gives_the_stress_of_its_energy(generator):
 
 def test_derivatives_through_a_rollout(small, generator):
     scene, truth = small
+    # Off the floor: a node that starts to touch it during the test has no derivative.
+    scene = dataclasses.replace(scene, lower=(0.1, 0.1, 0.1))
     elastic, plastic = (m.double() for m in networks(scale=1e4))
     template = scene.solver(mpm).model.initial_state(dtype=F64)
     start = truth.to(F64).states(template, [30])
@@ -197,7 +199,6 @@ def test_derivatives_through_a_rollout(small, generator):
 
     tree = {"elastic": leaves(elastic), "plastic": leaves(plastic)}
     tree |= {"x": start.x, "v": start.v, "F": start.F}
-    # Steps small enough that no node changes between touching a wall and leaving it.
     assert taylor_test(f, tree, eps0=1e-4, generator=generator).passed()
 
 
@@ -331,7 +332,7 @@ def test_system_identification_finds_the_stiffness(small):
 @pytest.mark.parametrize("material", ["jelly", "plasticine", "sand", "water"])
 def test_labeled_regression_learns_every_material(material):
     scene = nclaw_scene(material, resolution=5, velocity=(0.0, 0.0, -4.0))
-    scene = dataclasses.replace(scene, lower=(0.1, 0.1, 0.2))
+    scene = dataclasses.replace(scene, lower=(0.1, 0.1, 0.35))
     truth = simulate_truth(scene.solver(mpm), 80)
     elastic, plastic = networks(scale=1e5)
     history = train_labeled(
