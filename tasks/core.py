@@ -160,6 +160,7 @@ class Task(abc.ABC, Generic[S]):
             (policy, count),
             self.params() if params is None else params,
             checkpoint=checkpoint,
+            closes_over=[actions],
             save_every=save_every,
             on_step=on_step,
         )

@@ -5,8 +5,8 @@ Checkpointing re-runs parts of the forward pass during the backward pass. With T
     "none"      stores every step;                 T stored states, no step is run twice
     "uniform"   segments of √T steps;             2√T stored states, every step is run twice
                 (a solver that keeps n states inside a step, `states_per_step`: √(T/n) steps, 2√(nT))
-    "revolve"   binomial schedule, s snapshots;   s + 1 stored states, ≤ r + 1 runs of a step,
-                where r is the least number with C(s + r, s) ≥ T
+    "revolve"   binomial schedule, s snapshots;   s stored states and one step's own, ≤ r + 1 runs
+                of a step, where r is the least number with C(s + r, s) ≥ T
 
 Gradients are the same numbers for all three: the recomputation is deterministic.
 
@@ -24,9 +24,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
+from .revolve import revolve
 from .state import State
+from .trees import flatten
 
-__all__ = ["Checkpoint", "Rollout", "binomial_split", "rollout"]
+__all__ = ["Checkpoint", "Rollout", "rollout"]
 
 Checkpoint = Literal["none", "uniform", "revolve"]
 S = TypeVar("S", bound=State)
@@ -65,6 +67,7 @@ def rollout(
     checkpoint: Checkpoint = "none",
     save_every: int = 1,
     snapshots: int | None = None,
+    closes_over: Sequence[Tensor] | torch.nn.Module = (),
     on_step: Callable[[int, S], None] | None = None,
 ) -> Rollout[S]:
     """Advance `state` through all controls, `x_{t+1} = step(x_t, u_t, θ)`.
@@ -79,14 +82,17 @@ def rollout(
         save_every: Keep every k-th state. Saved states are stored in any policy, so long rollouts
             that need only the end should pass a large number.
         snapshots: Snapshots of "revolve" [states]; default ⌈log2 T⌉ + 1.
+        closes_over: What a policy reads besides the state, for "revolve" only, which has to know every
+            tensor with a gradient; a module stands for its parameters.
         on_step: Called with (t, state) after each step of the forward pass, for progress and storage.
 
     Returns:
         The saved states. Differentiable in the initial state, every control, every parameter, and
-        anything that a policy or a law closes over.
+        anything that a policy or a law closes over ("revolve": once, and what it is told of).
 
     Raises:
         ValueError: unknown policy, `save_every < 1`.
+        InputError: "revolve" met a tensor with a gradient it was not told of.
         StateError, StabilityError: from the solver.
     """
     policy, count = _controls(controls)
@@ -97,6 +103,7 @@ def rollout(
     if save_every < 1:
         raise ValueError(f"rollout: save_every ≥ 1; got {save_every}. Pass 1 to keep every step.")
     prepared = solver.prepare(params, state) if hasattr(solver, "prepare") else params
+    externals = _externals(solver, controls, prepared, closes_over)
     saved: dict[int, S] = {0: state}
     furthest = 0
 
@@ -128,7 +135,7 @@ def rollout(
                 position = end
             else:
                 free = snapshots or max(1, math.ceil(math.log2(max(2, count))) + 1)
-                state = _revolve(run, state, position, stop, free)
+                state = revolve(run, state, position, stop, free, externals)
                 position = stop
         saved[stop] = state
     return Rollout(states=list(saved.values()), steps=list(saved))
@@ -147,6 +154,19 @@ def _controls(controls: Any) -> tuple[Callable[[int, Any], Any], int]:
     return (lambda t, state: controls[t]), len(controls)
 
 
+def _externals(solver: Any, controls: Any, prepared: Any, closes_over: Any) -> list[Tensor]:
+    """Every tensor a step may read besides the state, each once."""
+    weights = solver.weights() if hasattr(solver, "weights") else ()
+    if isinstance(controls, tuple) and len(controls) == 2 and callable(controls[0]):
+        controls = controls[0].parameters() if isinstance(controls[0], torch.nn.Module) else ()
+    if isinstance(closes_over, torch.nn.Module):
+        closes_over = closes_over.parameters()
+    trees = [controls, prepared, tuple(weights), tuple(closes_over)]
+    trees = [list(t) if isinstance(t, (Sequence, Iterator)) else t for t in trees]
+    tensors = [t for tree in trees for t in flatten(tree)[0].values()]
+    return list({id(t): t for t in tensors}.values())
+
+
 def _segment(run: Callable[..., S], state: S, start: int, stop: int) -> S:
     """One segment that stores its first state only."""
     names = list(state.tensors())
@@ -163,36 +183,3 @@ def _segment(run: Callable[..., S], state: S, start: int, stop: int) -> S:
         body, *state.tensors().values(), use_reentrant=False, preserve_rng_state=True
     )
     return template.replace(**extra, **dict(zip(names, outputs, strict=True)))
-
-
-def _revolve(run: Callable[..., S], state: S, start: int, stop: int, free: int) -> S:
-    """Binomial checkpointing by recursion: the right part runs with one snapshot fewer."""
-    while stop - start > 1:
-        if free <= 1:
-            # Without snapshots left, every step recomputes from the start of its segment.
-            middle = stop - 1
-        else:
-            middle = start + binomial_split(stop - start, free)
-
-        def left(inner: S, first: int, last: int, free: int = free) -> S:
-            return _revolve(run, inner, first, last, free)
-
-        state = _segment(left, state, start, middle)
-        start, free = middle, max(1, free - 1)
-    return run(state, start, stop)
-
-
-def binomial_split(count: int, snapshots: int) -> int:
-    """Number of steps to advance before the next snapshot.
-
-    Any split that leaves at most C(s + r − 1, s) steps on the left and C(s + r − 1, s − 1) on the right
-    keeps the repetition number at r, the least number with C(s + r, s) ≥ count.
-
-    Source: Griewank & Walther 2000, Eq. 3.
-    """
-    repeats = 0
-    while math.comb(snapshots + repeats, snapshots) < count:
-        repeats += 1
-    left_limit = math.comb(snapshots + repeats - 1, snapshots)
-    right_limit = math.comb(snapshots + repeats - 1, snapshots - 1)
-    return min(max(1, count - right_limit), max(1, left_limit), count - 1)

@@ -109,6 +109,10 @@ class SolverMPM:
         """States a step keeps for its backward pass: one per substep."""
         return self.config.substeps
 
+    def weights(self) -> tuple[Tensor, ...]:
+        """Learned tensors inside the laws."""
+        return tuple(w for group in self.model.groups for w in group.law.weights())
+
     def default_params(self) -> dict[str, dict[str, Any]]:
         """The parameters of the model, in the form `step` takes: `{group: {name: value}}`."""
         params = {g.name: dict(g.law.parameters()) for g in self.model.groups}
