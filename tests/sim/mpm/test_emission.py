@@ -29,7 +29,9 @@ def jet(dim: int, tool: str = "") -> MPMModel:
     # Too small to meet a node: only the emitter is tested here.
     robot = Collider(Sphere(1e-3), (0.53, 0.54 if dim == 3 else 0.0, 0.62), name="robot")
     grid = Grid((0.0,) * dim, (1.0,) * dim, 0.1)
-    return MPMModel(grid, [group], colliders=[robot] if tool else [], gravity=(0.0,) * (dim - 1) + (-1e-30,))
+    return MPMModel(
+        grid, [group], colliders=[robot] if tool else [], gravity=(0.0,) * (dim - 1) + (-1e-30,)
+    )
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -52,7 +54,8 @@ def test_a_carried_emitter_moves_and_turns_with_its_tool() -> None:
     pose = torch.tensor([0.53, 0.54, 0.62, math.cos(half), 0.0, math.sin(half), 0.0], dtype=F64)
     twist = torch.tensor([0.2, 0.0, 0.0, 0.0, 3.0, 0.0], dtype=F64)
     end = solver.step(
-        state.replace(tool_pose=pose.reshape(1, 1, 7)), MPMControl(tool_twist=twist.reshape(1, 1, 6))
+        state.replace(tool_pose=pose.reshape(1, 1, 7)),
+        MPMControl(tool_twist=twist.reshape(1, 1, 6)),
     )
     # ω × arm = (0, 3, 0) × (0, 0, −0.1) = (−0.3, 0, 0); the random place in the opening adds ω · 2 cm
     expected = torch.tensor([0.2 - 0.3, 0.0, -1.0], dtype=F64)
