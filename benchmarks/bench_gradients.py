@@ -35,7 +35,7 @@ MATERIALS: dict[str, Law] = {
     "Drucker-Prager": DruckerPrager(E=2e4, nu=0.3, cohesion=200.0),
     "water": Liquid(bulk=2e4),
     "honey": Liquid(bulk=2e4, eta=10.0),
-    "Herschel-Bulkley": HerschelBulkley(bulk=2e4),
+    "Herschel-Bulkley": HerschelBulkley(bulk=2e4, m=10.0),
 }
 
 
@@ -52,6 +52,8 @@ def problem(law: Law, steps: int, dtype: torch.dtype, device: str):
     spin = torch.linalg.cross(torch.tensor([2.0, 1.0, 3.0]).to(state.x).expand_as(arm), arm)
     inputs = {"v": state.v + spin + torch.tensor([0.5, 0.2, -1.0]).to(state.x)}
     for name, value in law.parameters().items():
+        if float(value) == 0.0:
+            continue  # the edge of its range: no central difference
         inputs[name] = torch.tensor(float(value), dtype=dtype, device=device)
 
     def loss(values: dict[str, Tensor]) -> Tensor:
@@ -62,27 +64,45 @@ def problem(law: Law, steps: int, dtype: torch.dtype, device: str):
     return loss, inputs
 
 
+def least_cosine(law: Law, device: str) -> float:
+    """Least cosine, over the inputs that matter, of the float32 and the float64 gradient."""
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        loss, inputs = problem(law, 4, dtype, device)
+        leaves = [v.clone().requires_grad_() for v in inputs.values()]
+        grads.append(torch.autograd.grad(loss(dict(zip(inputs, leaves, strict=True))), leaves))
+    pairs = [(a.double(), b) for a, b in zip(*grads, strict=True) if float(b.norm()) > 0]
+    return min(float((a * b).sum() / (a.norm() * b.norm())) for a, b in pairs)
+
+
 def main() -> None:
     given = parser(__doc__).parse_args()
     results = Results("gradients", given)
     materials = list(MATERIALS.items())[: 2 if given.quick else None]
     for name, law in materials:
-        for dtype in (torch.float64, torch.float32):
-            loss, inputs = problem(law, 4, dtype, given.device)
-            generator = torch.Generator().manual_seed(0)
-            directions = 5 if given.quick else 20
-            report = gradient_report(loss, inputs, n_directions=directions, generator=generator)
-            row = {k: v for k, v in report.items() if isinstance(v, (int, float, str))}
-            leaves = report["inputs"]
-            row["least_cosine"] = min(leaf["cosine"] for leaf in leaves.values())
-            row["worst_direction"] = max(max(leaf["relative_errors"]) for leaf in leaves.values())
-            if dtype == torch.float64:
-                direction = {
-                    k: 0.1 * v.abs() * torch.randn(v.shape, generator=generator, dtype=dtype).to(v)
-                    for k, v in inputs.items()
-                }
-                row["taylor_rate"] = taylor_test(loss, inputs, direction).rate
-            results.add(measure="gradient", material=name, dtype=str(dtype)[6:], substeps=40, **row)
+        loss, inputs = problem(law, 4, torch.float64, given.device)
+        generator = torch.Generator().manual_seed(0)
+        report = gradient_report(
+            loss,
+            inputs,
+            n_directions=5 if given.quick else 20,
+            steps=(1e-2, 1e-3, 1e-4, 1e-5),  # larger ones leave the range of parameters
+            generator=generator,
+        )
+        row = {k: v for k, v in report.items() if isinstance(v, (int, float, str))}
+        leaves = report["inputs"]
+        alive = [leaf for leaf in leaves.values() if leaf["failure"] == "ok"]
+        row["without_effect"] = [n for n, leaf in leaves.items() if leaf["failure"] == "zero"]
+        row["failed"] = [n for n, leaf in leaves.items() if leaf["failure"] not in ("ok", "zero")]
+        row["least_cosine"] = min((leaf["cosine"] for leaf in alive), default=None)
+        row["worst_direction"] = max((max(leaf["relative_errors"]) for leaf in alive), default=None)
+        direction = {
+            k: 0.1 * v.abs() * torch.randn(v.shape, generator=generator, dtype=v.dtype).to(v)
+            for k, v in inputs.items()
+        }
+        row["taylor_rate"] = taylor_test(loss, inputs, direction).rate
+        row["least_cosine_of_float32"] = least_cosine(law, given.device)
+        results.add(measure="gradient", material=name, substeps=40, **row)
         for steps in (4, 16) if given.quick else (4, 16, 64):
             loss, inputs = problem(law, steps, torch.float32, given.device)
             leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}

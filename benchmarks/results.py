@@ -69,11 +69,19 @@ class Results:
             "device": arguments.device,
         }
 
+    def _others(self) -> list[dict[str, Any]]:
+        """Rows of the file about other measures: a partial run keeps them."""
+        if not self.file.exists():
+            return []
+        mine = {row["measure"] for row in self.rows}
+        rows = json.loads(self.file.read_text("utf-8"))["rows"]
+        return [row for row in rows if row["measure"] not in mine]
+
     def add(self, **row: Any) -> None:
         rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
         self.rows.append(rounded)
         print(json.dumps(rounded), flush=True)
         if not self.quick:
             FOLDER.mkdir(exist_ok=True)
-            text = json.dumps({**self.head, "rows": self.rows}, indent=1)
+            text = json.dumps({**self.head, "rows": [*self._others(), *self.rows]}, indent=1)
             self.file.write_text(text + "\n", "utf-8")
