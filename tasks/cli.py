@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,8 +60,29 @@ def make_app(command: str = "") -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command; exits the process."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # batch systems end jobs with it
+    _hear_every_interrupt()
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _hear_every_interrupt() -> None:
+    """SIGTERM stops like Ctrl-C, since batch systems end jobs with it; and no stop is lost.
+
+    Python drops an exception that is raised inside a weak reference's callback or a `__del__`. A stop
+    that falls there is sent again a moment later.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not hasattr(signal, "pthread_kill"):  # Windows
+        return
+    report, main_thread = sys.unraisablehook, threading.main_thread().ident
+
+    def again(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            stop = (main_thread, signal.SIGINT)
+            threading.Timer(0.01, signal.pthread_kill, stop).start()
+        else:
+            report(unraisable)
+
+    sys.unraisablehook = again
 
 
 def run(arguments: list[str]) -> int:

@@ -122,6 +122,29 @@ def test_a_signal_leaves_a_readable_file_that_resumes(number, tmp_path):
     assert np.array_equal(frames(folder)[1][: len(times)], x)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_a_signal_that_python_drops_is_sent_again():
+    code = """
+import os, signal, time
+from rheograd.tasks.cli import _hear_every_interrupt
+_hear_every_interrupt()
+
+class Swallows:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):  # the handler runs here, where Python drops what it raises
+            pass
+
+try:
+    Swallows()
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("stopped\n", "", 0)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX limits")
 def test_a_full_disk_keeps_every_complete_frame(tmp_path):
     folder = tmp_path / "run"
