@@ -3,7 +3,8 @@
 Throughput in million particle-substeps per second of a falling elastic block (neo-Hookean, 8 particles
 per cell, 64³ grid, 16 substeps, gradients with respect to the whole state), every engine in turn and
 several times, so that a drifting machine hits all of them; ratios are against the vectorized torch
-reference of the same turn and the same number of threads.
+reference of the same turn and the same number of threads. "independent" is the sum of one-thread runs
+that share nothing, one per core: what the machine lets any scheme gain from its cores at that moment.
 
 Memory: peak resident memory of a fresh process above that of its forward pass, for one gradient through
 the horizon, per checkpoint policy, with the number of substeps run per substep of the horizon.
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from results import Results, parser, peak_memory, reset_peak
@@ -90,6 +92,20 @@ class Runner:
         return self._timed(run)
 
 
+class Independent:
+    """One-thread Warp runners side by side; rates add up."""
+
+    def __init__(self, model: MPMModel, count: int) -> None:
+        self.runners = [Runner(model, "warp", 1, "cpu") for _ in range(count)]
+        self.pool = ThreadPoolExecutor(count)
+
+    def forward(self) -> float:
+        return sum(self.pool.map(Runner.forward, self.runners))
+
+    def gradient(self) -> float:
+        return sum(self.pool.map(Runner.gradient, self.runners))
+
+
 def throughput(results: Results, quick: bool, device: str) -> None:
     cores = os.cpu_count() or 1
     if device == "cpu":
@@ -103,9 +119,11 @@ def throughput(results: Results, quick: bool, device: str) -> None:
         engines.append("taichi")
     for size in sizes:
         model = falling_block(size)
-        runners = {(e, t): Runner(model, e, t, device) for e in engines for t in threads}
+        runners: dict = {(e, t): Runner(model, e, t, device) for e in engines for t in threads}
+        if device == "cpu":
+            runners |= {("independent", t): Independent(model, t) for t in threads}
         rates: dict = {}
-        for _ in range(1 if quick else 5):
+        for _ in range(1 if quick else 9):
             for key, runner in runners.items():
                 rates.setdefault(key, []).append((runner.forward(), runner.gradient()))
         for (engine, t), values in rates.items():

@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 CPU_THREADS = min(os.cpu_count() or 1, 8)
 """Threads used when a configuration leaves the number open."""
+
+POLLS = 1000
+"""How often a shard asks for the others before it sleeps between questions."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -171,26 +175,32 @@ class Command:
             record_cmd=True,
         )
 
-    def __call__(self, args: Sequence[Any], adjoint_args: Sequence[Any] = (), dim: int = -1) -> None:
+    def __call__(
+        self, args: Sequence[Any], adjoint_args: Sequence[Any] = (), dim: int = -1
+    ) -> None:
         launch = self._launch
         if dim >= 0 and dim != self._dim:
             launch.set_dim(dim)
             self._dim = dim
-        for index, value in enumerate(args):
-            if value is not self._args[index]:
-                launch.set_param_at_index(index, value)
-                self._args[index] = value
+        self._exchange(self._args, args, False)
         if self._adjoint_args is not None:
-            for index, value in enumerate(adjoint_args):
-                if value is not self._adjoint_args[index]:
-                    launch.set_param_at_index(index, value, adjoint=True)
-                    self._adjoint_args[index] = value
+            self._exchange(self._adjoint_args, adjoint_args, True)
         if self._dim > 0:
             launch.launch()
 
+    def _exchange(self, old: list[Any], new: Sequence[Any], adjoint: bool) -> None:
+        launch = self._launch
+        for index, value in enumerate(new):
+            if value is not old[index]:
+                if hasattr(value, "__ctype__"):  # an array: its type was checked when recording
+                    launch.set_param_at_index_from_ctype(index, value.__ctype__(), adjoint)
+                else:
+                    launch.set_param_at_index(index, value, adjoint)
+                old[index] = value
+
 
 class Workers:
-    """Runs one callable per shard, the first on the calling thread; returns when all are done."""
+    """Runs stages on shards, shard 0 on the calling thread; returns when all are done."""
 
     _pool: ThreadPoolExecutor | None = None
     _lock = threading.Lock()
@@ -198,19 +208,47 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.count = count
 
-    def run(self, task: Callable[[int], None]) -> None:
+    def run(self, *stages: Callable[[int], None]) -> None:
+        """Call every stage with every shard; a stage begins when the one before ended everywhere."""
         if self.count == 1:
-            task(0)
+            for stage in stages:
+                stage(0)
             return
         with Workers._lock:
             if Workers._pool is None:
                 Workers._pool = ThreadPoolExecutor(
                     max_workers=max(CPU_THREADS, 16), thread_name_prefix="rheograd"
                 )
-        futures = [Workers._pool.submit(task, shard) for shard in range(1, self.count)]
+        arrived = [0] * self.count
+        broken = threading.Event()
+
+        def work(shard: int) -> None:
+            try:
+                for number, stage in enumerate(stages, 1):
+                    stage(shard)
+                    arrived[shard] = number
+                    if not self._meet(arrived, number, broken):
+                        return
+            except BaseException:
+                broken.set()
+                raise
+
+        futures = [Workers._pool.submit(work, shard) for shard in range(1, self.count)]
         try:
-            task(0)
+            work(0)
         finally:
             # Also after an interrupt: scratch must not be written behind the caller's back.
             for future in futures:
                 future.result()
+
+    @staticmethod
+    def _meet(arrived: list[int], number: int, broken: threading.Event) -> bool:
+        """Wait until all have arrived. Polling answers in microseconds where waking a sleeping thread
+        takes as long as a stage of a small scene; longer waits leave the core to others."""
+        polls = 0
+        while min(arrived) < number:
+            if broken.is_set():
+                return False
+            time.sleep(0.0 if polls < POLLS else 5e-5)
+            polls += 1
+        return True

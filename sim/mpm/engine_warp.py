@@ -1,16 +1,18 @@
 """The Warp engine: which kernels a substep and its adjoint launch, in which order, on which shard.
 
 A substep has two barriers forward and four backward; between them every shard works on its own
-particles or nodes. Adjoint launches follow the forward order in reverse and recompute the grid, so a
-stored substep costs only its particle state. Shards go through their particles in blocks that fit a
-core's cache: what one kernel writes, the next one reads from there, which is what lets a second core
-help although both share one memory.
+particles or nodes, and what ends one substep and begins the next for a particle needs no barrier.
+Adjoint launches follow the forward order in reverse and recompute the grid, so a stored substep costs
+only its particle state. Shards go through their particles in blocks that fit a core's cache: what one
+kernel writes, the next one reads from there, which is what lets a second core help although both share
+one memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ..core.backend import Command
@@ -53,89 +55,125 @@ class Block:
 class WarpEngine(Scratch):
     """Launches for one model, batch size, precision and device; scratch is in the base class."""
 
-    def forward(self, row: dict, row1: dict, inputs: Inputs, box: Any, step: int, s: int) -> None:
-        """One substep from `row` to `row1`; `step` counts globally, `s` within the call."""
+    def forward(
+        self,
+        rows: list[dict],
+        inputs: Inputs,
+        boxes: list[Any],
+        first: int,
+        check: Callable[[int], None],
+    ) -> None:
+        """Substeps from `rows[0]` to `rows[-1]`.
+
+        Args:
+            rows: Arrays of every instant.
+            inputs: Shared by the substeps.
+            boxes: Node box of the first substep; those of the others are appended.
+            first: Global index of the first substep.
+            check: Called on the calling thread with the index of a finished substep; may raise.
+        """
+        count = len(rows) - 1
+
+        def to_grid(block: Block, s: int) -> None:
+            if self.fused:
+                self._stress(block, rows[s], inputs)
+            self._scatter(block, rows[s], inputs.mass, first + s)
 
         def particles(shard: int) -> None:
             for block in self._blocks(shard):
-                if self.fused:
-                    self._stress(block, row, inputs)
-                self._scatter(block, row, inputs.mass, step)
+                to_grid(block, 0)
 
-        def nodes(shard: int) -> None:
+        def nodes(s: int, shard: int) -> None:
+            box = self.next_box() if s else boxes[0]
+            if s and shard == 0:
+                check(s - 1)
+                boxes.append(box)
             self._update_grid(shard, box, inputs, s)
 
-        def back(shard: int) -> None:
+        def back(s: int, shard: int) -> None:
+            self.reset_status(shard)
             for block in self._blocks(shard):
-                self._gather(block, row, row1, step)
+                self._gather(block, rows[s], rows[s + 1], first + s)
                 if self.fused:
-                    self._flow(block, row, row1, inputs)
+                    self._flow(block, rows[s], rows[s + 1], inputs)
+                if s + 1 < count:
+                    to_grid(block, s + 1)
 
-        self._run("particles", particles)
-        self._run("nodes", nodes)
-        self._run("back", back)
+        stages: list[Callable[[int], None]] = [particles]
+        for s in range(count):
+            stages += [partial(nodes, s), partial(back, s)]
+        self._run("forward", stages)
 
     def backward(
         self,
-        row: dict,
-        row1: dict,
-        adj: dict,
-        adj1: dict,
+        rows: list[dict],
+        adjoints: tuple[dict, dict],
         inputs: Inputs,
         adj_inputs: list[Inputs],
-        box: Any,
-        step: int,
-        s: int,
-    ) -> None:
-        """Adjoint of one substep: reads `adj1` (of `row1`), fills `adj` (of `row`).
+        boxes: list[Any],
+        first: int,
+    ) -> dict:
+        """Adjoint of `forward`; returns the one of `adjoints` that holds the adjoint of `rows[0]`.
 
-        `adj` must be zero in F, J, alpha and C, and `adj1` is left so.
-        `adj_inputs` has one entry per shard, because many nodes add into one pose.
+        Args:
+            rows, inputs, boxes, first: As in `forward`.
+            adjoints: The seed of `rows[-1]`, and zeros; both are consumed.
+            adj_inputs: One entry per shard, because many nodes add into one pose.
         """
+        count = len(rows) - 1
 
-        def particles(shard: int) -> None:
+        def of(s: int) -> dict:
+            return adjoints[(count - s) % 2]
+
+        def particles(s: int, shard: int) -> None:
+            own = adj_inputs[shard]
             for block in self._blocks(shard):
-                if self.fused:
-                    self._flow_adjoint(block, row, row1, adj, adj1, inputs, adj_inputs[shard])
-                    self._stress(block, row, inputs)
-                self._scatter(block, row, inputs.mass, step)
+                if s + 1 < count:
+                    row, adj = rows[s + 1], of(s + 1)
+                    self._scatter_adjoint(block, row, adj, inputs, own, first + s + 1)
+                    if self.fused:
+                        self._stress_adjoint(block, row, adj, inputs, own)
+                if s >= 0:
+                    if self.fused:
+                        self._flow_adjoint(
+                            block, rows[s], rows[s + 1], of(s), of(s + 1), inputs, own
+                        )
+                        self._stress(block, rows[s], inputs)
+                    self._scatter(block, rows[s], inputs.mass, first + s)
 
-        def nodes(shard: int) -> None:
-            self._update_grid(shard, box, inputs, s)
+        def nodes(s: int, shard: int) -> None:
+            self._update_grid(shard, boxes[s], inputs, s)
 
-        def gather(shard: int) -> None:
+        def gather(s: int, shard: int) -> None:
             for block in self._blocks(shard):
-                self._gather_adjoint(block, row, adj, adj1, step)
+                self._gather_adjoint(block, rows[s], of(s), of(s + 1), first + s)
 
-        def nodes_adjoint(shard: int) -> None:
-            self._update_grid_adjoint(shard, box, inputs, adj_inputs[shard], s)
+        def nodes_adjoint(s: int, shard: int) -> None:
+            self._update_grid_adjoint(shard, boxes[s], inputs, adj_inputs[shard], s)
             # x and v of the next substep are overwritten; the other adjoints are summed into.
+            adj1 = of(s + 1)
             for name in adj1.keys() - {"x", "v"}:
                 start, length = self._share(adj1[name].shape[0], shard)
                 if length:
                     adj1[name][start : start + length].zero_()
 
-        def scatter(shard: int) -> None:
-            for block in self._blocks(shard):
-                self._scatter_adjoint(block, row, adj, inputs, adj_inputs[shard], step)
-                if self.fused:
-                    self._stress_adjoint(block, row, adj, inputs, adj_inputs[shard])
+        stages: list[Callable[[int], None]] = []
+        for s in reversed(range(count)):
+            stages += [partial(f, s) for f in (particles, nodes, gather, nodes_adjoint)]
+        stages.append(partial(particles, -1))
+        self._run("backward", stages)
+        return of(0)
 
-        self._run("particles*", particles)
-        self._run("nodes", nodes)
-        self._run("gather*", gather)
-        self._run("nodes*", nodes_adjoint)
-        self._run("scatter*", scatter)
-
-    def _run(self, stage: str, task: Callable[[int], None]) -> None:
-        """One stage on all shards. The first time they take turns: loading a kernel in two threads at
+    def _run(self, what: str, stages: Sequence[Callable[[int], None]]) -> None:
+        """Stages on all shards. The first time they take turns: loading a kernel in two threads at
         once crashes Warp."""
-        if stage in self._ready:
-            self.workers.run(task)
+        if what in self._ready:
+            self.workers.run(*stages)
             return
-        for shard in range(self.shards):
-            task(shard)
-        self._ready.add(stage)
+        for stage in stages:
+            for shard in range(self.shards):
+                stage(shard)
+        self._ready.add(what)
 
     def _blocks(self, shard: int) -> Iterator[Block]:
         size = BLOCK if self.cpu else 1 << 30
@@ -247,7 +285,9 @@ class WarpEngine(Scratch):
             args = self._collide_args(tool, box, start, inputs, s)
             self._launch(("collide", tool, shard), self.g.collide, dim, args)
 
-    def _update_grid_adjoint(self, shard: int, box: Any, inputs: Inputs, own: Inputs, s: int) -> None:
+    def _update_grid_adjoint(
+        self, shard: int, box: Any, inputs: Inputs, own: Inputs, s: int
+    ) -> None:
         start, dim = self._share(self.B * box.volume, shard)
         args = [self.space, box, start, self.copies, self.stride]
         args += [self.a["adj_private"], self.adj_velocity[-1]]

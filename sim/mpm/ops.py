@@ -38,7 +38,9 @@ class Call:
     """Whether a backward pass may come."""
 
 
-def run_substeps(call: Call, state: list[Tensor], shared: list[Tensor], thetas: list[Tensor]) -> Any:
+def run_substeps(
+    call: Call, state: list[Tensor], shared: list[Tensor], thetas: list[Tensor]
+) -> Any:
     """Advance (x, v, C, F, J, alpha) by `call.count` substeps with the engine's own laws.
 
     Args:
@@ -162,21 +164,18 @@ def _advance(call: Call, rows: list[dict[str, Tensor]], inputs: Inputs) -> list[
     """Run the substeps; returns the node box of each for the backward pass."""
     engine = call.engine
     boxes = [engine.first_box(rows[0]["x"])]
+
+    def check(s: int) -> None:
+        if engine.cpu or s + 1 == call.count:  # on CUDA asking would stall the stream
+            _raise_if_bad(call, rows, s)
+
     with engine.lock, engine.stream():
         done = False
         try:
-            arrays = engine.arrays(rows[0])
-            cache: dict[int, dict[str, Any]] = {}
-            for s in range(call.count):
-                row1 = rows[s + 1]
-                arrays1 = cache.get(id(row1)) or engine.arrays(row1)
-                cache[id(row1)] = arrays1
-                engine.reset_status()
-                engine.forward(arrays, arrays1, inputs, boxes[s], call.first + s, s)
-                arrays = arrays1
-                if engine.cpu or s + 1 == call.count:
-                    _raise_if_bad(call, rows, s)
-                boxes.append(engine.next_box())
+            views = {id(row): engine.arrays(row) for row in rows}
+            engine.clear_flags()
+            engine.forward([views[id(row)] for row in rows], inputs, boxes, call.first, check)
+            check(call.count - 1)
             done = True
         finally:
             if not done:
@@ -208,22 +207,15 @@ def _reverse(
     with engine.lock, engine.stream():
         done = False
         try:
-            views = {id(adj): engine.arrays(adj), id(adj1): engine.arrays(adj1)}
-            arrays1 = engine.arrays(rows[-1])
-            for s in reversed(range(call.count)):
-                arrays = engine.arrays(rows[s])
-                engine.backward(
-                    *(arrays, arrays1, views[id(adj)], views[id(adj1)], inputs, adj_inputs),
-                    *(boxes[s], call.first + s, s),
-                )
-                arrays1 = arrays
-                adj, adj1 = adj1, adj
+            views = (engine.arrays(adj1), engine.arrays(adj))
+            arrays = [engine.arrays(row) for row in rows]
+            last = engine.backward(arrays, views, inputs, adj_inputs, boxes, call.first)
             done = True
         finally:
             if not done:
                 engine.clear()
     shared = [adj_mass, *(torch.stack(parts).sum(0) for parts in zip(*private, strict=True))]
-    return adj1, [*shared, *adj_thetas]
+    return (adj1 if last is views[0] else adj), [*shared, *adj_thetas]
 
 
 def _raise_if_bad(call: Call, rows: list[dict[str, Tensor]], s: int) -> None:

@@ -77,8 +77,11 @@ class Scratch:
         self._adj_private: Tensor | None = None
         self._A = buffer(total, D * D)
         self._adj_A = buffer(0)
-        self._status = torch.zeros(self.shards, 3 + 2 * D, dtype=torch.int32, device=device)
-        self._gravity = torch.tensor(model.gravity, dtype=dtype, device=device).repeat(batch_size, 1)
+        # A row fills a cache line, so that shards do not share one.
+        self._status = torch.zeros(self.shards, 16, dtype=torch.int32, device=device)
+        self._gravity = torch.tensor(model.gravity, dtype=dtype, device=device).repeat(
+            batch_size, 1
+        )
         self._volume = model.volumes(dtype, device)
         self._birth = births.to(device)
 
@@ -118,11 +121,14 @@ class Scratch:
             storage = offsets[group.law.storage][group.name].start
             hard = offsets["alpha"][group.name].start if group.law.hardening else 0
             self.groups.append((starts[group.name].start, group.count, storage, hard))
-        self.axis_length = {f: sum(s.stop - s.start for s in g.values()) for f, g in offsets.items()}
+        self.axis_length = {
+            f: sum(s.stop - s.start for s in g.values()) for f, g in offsets.items()
+        }
         self._commands: dict[Any, Command] = {}
         self._ready: set[str] = set()
         self._boxes: dict[tuple[int, ...], Any] = {}
         self._status_view = self._status.numpy() if self.cpu else None
+        self._no_status = [0] * 3 + [1 << 30] * D + [-1] * D
         self.lock = threading.RLock()
 
     def arrays(self, row: dict[str, Tensor]) -> dict[str, Any]:
@@ -186,7 +192,7 @@ class Scratch:
             return self.full_box()
         D = self.model.dim
         lower = self._status_view[:, 3 : 3 + D].min(0)
-        upper = self._status_view[:, 3 + D :].max(0)
+        upper = self._status_view[:, 3 + D : 3 + 2 * D].max(0)
         return self.box(lower.tolist(), upper.tolist())
 
     def stream(self) -> Any:
@@ -196,11 +202,14 @@ class Scratch:
         wp = warp()
         return wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(self.device)))
 
-    def reset_status(self) -> None:
-        D = self.model.dim
+    def reset_status(self, shard: int) -> None:
+        """Forget one shard's faults and box before a gather; on CUDA nothing, since faults are read
+        once per call and boxes never."""
+        if self.cpu:
+            self._status_view[shard, : len(self._no_status)] = self._no_status
+
+    def clear_flags(self) -> None:
         self._status[:, :3] = 0
-        self._status[:, 3 : 3 + D] = 1 << 30
-        self._status[:, 3 + D :] = -1
 
     def flags(self) -> list[int]:
         """Per kind of fault 1 + the index of a faulty particle, or 0."""
