@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rheograd.sim.io import load_checkpoint
 from rheograd.tasks.cli import run
-from rheograd.tasks.configs import load_toml
+from rheograd.tasks.runs.configs import load_toml
 
 SMALL = [
     "--resolution", "12", "--duration", "0.2", "--particles-per-cell", "1", "--precision", "float64",

@@ -14,10 +14,10 @@ import pytest
 import torch
 from rheograd import RolloutReader, save_mesh
 from rheograd.sim.io import load_checkpoint
-from rheograd.tasks import building, configs, learning, planning, scenes, simulation
 from rheograd.tasks.cli import run
-from rheograd.tasks.learning_config import DemoConfig, NclawConfig, PlanConfig
-from rheograd.tasks.runs import Interrupted, Metrics, RunFolder
+from rheograd.tasks.runs import building, configs, learning, planning, scenes, simulation
+from rheograd.tasks.runs.folder import Interrupted, Metrics, RunFolder
+from rheograd.tasks.runs.learning_config import DemoConfig, NclawConfig, PlanConfig
 
 SMALL = {"resolution": 12, "particles_per_cell": 1.0, "duration": 0.4, "precision": "float64"}
 

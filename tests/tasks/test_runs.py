@@ -7,9 +7,9 @@ import importlib
 import math
 
 import pytest
-from rheograd.tasks import configs, learning_config, scenes
-from rheograd.tasks.configs import UsageError, dump_toml, from_dict, load_toml, merge, to_dict
-from rheograd.tasks.runs import Metrics, RunFolder
+from rheograd.tasks.runs import configs, learning_config, scenes
+from rheograd.tasks.runs.configs import UsageError, dump_toml, from_dict, load_toml, merge, to_dict
+from rheograd.tasks.runs.folder import Metrics, RunFolder
 
 CONFIGS = [
     scenes.SimulateConfig, scenes.BodyConfig, scenes.ToolConfig, learning_config.NclawConfig,
@@ -109,7 +109,7 @@ def test_metrics_survive_a_cut_line(tmp_path):
 
 
 def test_materials_and_scenes_name_things_that_exist():
-    building = importlib.import_module("rheograd.tasks.building")
+    building = importlib.import_module("rheograd.tasks.runs.building")
     for name, material in scenes.MATERIALS.items():
         values = building.material_law(name).parameters()
         assert {k: values[k] for k in material.params} == material.params
@@ -124,7 +124,7 @@ def test_materials_and_scenes_name_things_that_exist():
 def test_every_scene_builds_and_steps(name, dim):
     import torch
 
-    building = importlib.import_module("rheograd.tasks.building")
+    building = importlib.import_module("rheograd.tasks.runs.building")
     values = {"resolution": 12, "particles_per_cell": 1.0, "fps": 100.0, "duration": 0.2}
     data = merge(scenes.scene_defaults(name, dim), values)
     run = building.build(from_dict(scenes.SimulateConfig, data))
@@ -138,7 +138,7 @@ def test_every_scene_builds_and_steps(name, dim):
 def test_tools_move_between_start_and_stop():
     import torch
 
-    building = importlib.import_module("rheograd.tasks.building")
+    building = importlib.import_module("rheograd.tasks.runs.building")
     data = merge(
         scenes.scene_defaults("jelly-drop", 2),
         {"resolution": 12, "duration": 0.4,

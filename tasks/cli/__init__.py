@@ -19,19 +19,19 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from .. import __version__
+from ... import __version__
 
 __all__ = ["make_app", "main"]
 
 _COMMANDS = {
-    "demo": ("cli_demo:demo", "Simulate, learn, plan and look, in five minutes."),
-    "list": ("cli_info:list_", "Scenes, materials, laws, tasks and engines there are."),
-    "simulate": ("cli_simulate:simulate", "Run a scene and store its motion."),
-    "train": ("cli_train:train", "Train a neural constitutive law on a motion."),
-    "optimize": ("cli_optimize:optimize", "Find the actions that solve a task."),
-    "render": ("cli_view:render", "Pictures and movies of a stored motion."),
-    "view": ("cli_view:view", "Look at a stored motion in a window."),
-    "info": ("cli_info:info", "Versions, devices and caches; or what a run holds."),
+    "demo": ("demo:demo", "Simulate, learn, plan and look, in five minutes."),
+    "list": ("info:list_", "Scenes, materials, laws, tasks and engines there are."),
+    "simulate": ("simulate:simulate", "Run a scene and store its motion."),
+    "train": ("train:train", "Train a neural constitutive law on a motion."),
+    "optimize": ("optimize:optimize", "Find the actions that solve a task."),
+    "render": ("view:render", "Pictures and movies of a stored motion."),
+    "view": ("view:view", "Look at a stored motion in a window."),
+    "info": ("info:info", "Versions, devices and caches; or what a run holds."),
 }
 _DOTTED = re.compile(r"--(bodies|tools|task|optimizer)\.[\w.-]+$")
 
@@ -87,7 +87,7 @@ def _hear_every_interrupt() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
-    from .cli_common import Dotted
+    from .common import Dotted
 
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from ..sim.core.errors import StateError
-from ..sim.io import Field, RolloutWriter, load_checkpoint, save_checkpoint
-from ..sim.mpm import MPMState
-from ..viz import model_config
+from ...sim.core.errors import StateError
+from ...sim.io import Field, RolloutWriter, load_checkpoint, save_checkpoint
+from ...sim.mpm import MPMState
+from ...viz import model_config
 from .building import Simulation, build
 from .configs import UsageError, from_dict, merge, to_dict
-from .runs import Interrupted, RunFolder
+from .folder import Interrupted, RunFolder
 from .scenes import SimulateConfig
 
 __all__ = ["resume_simulation", "simulate"]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from ... import __version__
 from .configs import UsageError, dump_toml, load_toml
 
 __all__ = ["Interrupted", "Metrics", "RunFolder", "write_whole"]

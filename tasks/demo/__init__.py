@@ -22,15 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..operators.nclaw import FitConfig, simulate_truth
-from ..sim import mpm
-from ..sim.io import RolloutWriter
-from ..viz import model_config
-from .building import build
-from .configs import from_dict, merge, to_dict
-from .core import Task
-from .demo_report import write_report
-from .learning import (
+from ...operators.nclaw import FitConfig, simulate_truth
+from ...sim import mpm
+from ...sim.io import RolloutWriter
+from ...viz import model_config
+from ..core import Task
+from ..optim import OptimResult
+from ..runs.building import build
+from ..runs.configs import from_dict, merge, to_dict
+from ..runs.folder import Metrics, RunFolder, write_whole
+from ..runs.learning import (
     Fitted,
     best_classical,
     error_over_time,
@@ -40,12 +41,11 @@ from .learning import (
     throw,
     training_scene,
 )
-from .learning_config import DemoConfig, NclawConfig, PlanConfig
-from .optim import OptimResult
-from .planning import make_task, plan
-from .runs import Metrics, RunFolder, write_whole
-from .scenes import SimulateConfig, scene_defaults
-from .simulation import resume_simulation, simulate
+from ..runs.learning_config import DemoConfig, NclawConfig, PlanConfig
+from ..runs.planning import make_task, plan
+from ..runs.scenes import SimulateConfig, scene_defaults
+from ..runs.simulation import resume_simulation, simulate
+from .report import write_report
 
 __all__ = ["STAGES", "Demo", "run_demo"]
 
@@ -274,6 +274,6 @@ def _gradient_norm(task: Task, actions: Tensor) -> Tensor:
 
 
 def _draw(demo: Demo, context: dict[str, Any], update: Update) -> None:
-    from .demo_pictures import draw_all
+    from .pictures import draw_all
 
     draw_all(demo, update)

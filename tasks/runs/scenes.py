@@ -1,7 +1,7 @@
 """Scenes as data: bodies, tools and a box, each field open to the command line.
 
 A scene is a function from the dimension to plain values of `SimulateConfig`; `build` in
-`tasks/simulation.py` turns the configuration into a simulator. Loads no torch.
+`tasks/runs/simulation.py` turns the configuration into a simulator. Loads no torch.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from .configs import UsageError, field_help, from_dict, load_toml, merge
+from ..runs.configs import UsageError, field_help, from_dict, load_toml, merge
 
 __all__ = [
     "Dotted", "console", "given", "layered", "options_of", "progress", "quiet_vtk", "show_table",

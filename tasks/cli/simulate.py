@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from .cli_common import Dotted, console, given, options_of, show_table, steps_bar
-from .configs import UsageError, from_dict, load_toml, merge, to_dict
-from .runs import RunFolder
-from .scenes import SimulateConfig, scene_defaults
+from ..runs.configs import UsageError, from_dict, load_toml, merge, to_dict
+from ..runs.folder import RunFolder
+from ..runs.scenes import SimulateConfig, scene_defaults
+from .common import Dotted, console, given, options_of, show_table, steps_bar
 
 Options = options_of(SimulateConfig, skip=("scene",))
 NONE = Options()
@@ -58,7 +58,7 @@ def simulate(
                 "simulate --resume: the folder alone; got also a scene, --config, --out or --mesh. "
                 "Leave them out, or start a new run."
             )
-        from .simulation import resume_simulation
+        from ..runs.simulation import resume_simulation
 
         folder = RunFolder.open(resume, "simulate")
         with steps_bar(folder.config["scene"]) as update:
@@ -73,8 +73,8 @@ def simulate(
             )
         if out is not None:
             RunFolder.require_free(out, "simulate")
-        from .building import build
-        from .simulation import simulate as run_into
+        from ..runs.building import build
+        from ..runs.simulation import simulate as run_into
 
         run = build(settings)  # before a folder is made that would hold nothing
         folder = RunFolder.new(out, settings.scene, "simulate", to_dict(run.config))

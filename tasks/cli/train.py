@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from .cli_common import Dotted, console, given, layered, options_of, show_table, steps_bar
-from .configs import UsageError, from_dict, merge, to_dict
-from .learning_config import NclawConfig
-from .runs import RunFolder
+from ..runs.configs import UsageError, from_dict, merge, to_dict
+from ..runs.folder import RunFolder
+from ..runs.learning_config import NclawConfig
+from .common import Dotted, console, given, layered, options_of, show_table, steps_bar
 
 Options = options_of(NclawConfig, skip=("system",))
 NONE = Options()
@@ -48,7 +48,7 @@ def train(
             RunFolder.require_free(out, "train")
         folder = RunFolder.new(out, "nclaw", "train", to_dict(settings))
     with steps_bar("start torch, simulate the motion") as update:
-        from .learning import train_nclaw
+        from ..runs.learning import train_nclaw
 
         def report(done: int, total: int, loss: float) -> None:
             update(done, total, note=f"loss {loss:.3g}", name="train")

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..sim.core import laws
-from ..sim.core.backend import CPU_THREADS
-from ..sim.core.colliders import Collider
-from ..sim.core.sampling import sample_shape
-from ..sim.core.shapes import Box, Capsule, Cylinder, Shape, Sphere, Torus
-from ..sim.mpm import Emitter, Grid, Group, MPMConfig, MPMControl, MPMModel, MPMState, SolverMPM
+from ...sim.core import laws
+from ...sim.core.backend import CPU_THREADS
+from ...sim.core.colliders import Collider
+from ...sim.core.sampling import sample_shape
+from ...sim.core.shapes import Box, Capsule, Cylinder, Shape, Sphere, Torus
+from ...sim.mpm import Emitter, Grid, Group, MPMConfig, MPMControl, MPMModel, MPMState, SolverMPM
 from .configs import UsageError, nearest
 from .scenes import MATERIALS, BodyConfig, SimulateConfig, ToolConfig
 
@@ -248,7 +248,7 @@ def _driver(
 def _shape(where: str, item: BodyConfig | ToolConfig, D: int) -> Shape:
     kind = item.shape
     if kind == "mesh":
-        from ..sim.io.mesh import mesh_shape
+        from ...sim.io.mesh import mesh_shape
 
         if not item.mesh:
             raise UsageError(f"{where}.mesh: a mesh file; got none. Give --{where}.mesh FILE.")

@@ -12,10 +12,10 @@ from typing import Any
 
 from rich.table import Table
 
-from .. import __version__
-from .cli_common import console, show_table
-from .configs import UsageError
-from .runs import Metrics, RunFolder
+from ... import __version__
+from ..runs.configs import UsageError
+from ..runs.folder import Metrics, RunFolder
+from .common import console, show_table
 
 _PACKAGES = (
     "torch", "warp-lang", "numpy", "scipy", "h5py", "pyvista", "taichi", "cma", "gymnasium",
@@ -43,8 +43,8 @@ def info(path: Path | None = None, /) -> None:
 
 def list_() -> None:
     """Scenes, materials, laws, tasks and engines there are."""
-    from ..sim.core.laws import LAWS
-    from .scenes import MATERIALS, SCENES
+    from ...sim.core.laws import LAWS
+    from ..runs.scenes import MATERIALS, SCENES
 
     _names("Scenes", {n: f.__doc__ for n, f in SCENES.items()}, "rheograd simulate NAME")
     _names("Materials", {n: m.about for n, m in MATERIALS.items()}, "--bodies.NAME.material NAME")
@@ -60,8 +60,8 @@ def list_() -> None:
 
 
 def _tasks() -> dict[str, Any]:
-    from . import fluid  # noqa: F401  registers the built-in tasks
-    from .core import TASKS
+    from .. import fluid  # noqa: F401  registers the built-in tasks
+    from ..core import TASKS
 
     return {name: load() for name, load in sorted(TASKS.items())}
 
@@ -97,7 +97,7 @@ def _version(package: str) -> str | None:
 def _installation() -> None:
     import torch
 
-    from ..sim.core.backend import CPU_THREADS, warp
+    from ...sim.core.backend import CPU_THREADS, warp
 
     wp = warp()
     rows: dict[str, Any] = {"rheograd": __version__, "python": platform.python_version()}
@@ -129,7 +129,7 @@ def _run(path: Path) -> None:
 
 
 def _rollout(path: Path) -> None:
-    from ..sim.io import RolloutReader
+    from ...sim.io import RolloutReader
 
     with RolloutReader(path) as reader:
         times = reader.times
@@ -151,7 +151,7 @@ def _rollout(path: Path) -> None:
 
 
 def _checkpoint(path: Path) -> None:
-    from ..sim.io import load_checkpoint
+    from ...sim.io import load_checkpoint
 
     stored = load_checkpoint(path)
     rows: dict[str, Any] = {"size": _size(path), "version": stored.version}

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from .cli_common import Dotted, console, given, layered, options_of, progress, show_table
-from .configs import UsageError, from_dict, merge, to_dict
-from .learning_config import PlanConfig
-from .runs import RunFolder
+from ..runs.configs import UsageError, from_dict, merge, to_dict
+from ..runs.folder import RunFolder
+from ..runs.learning_config import PlanConfig
+from .common import Dotted, console, given, layered, options_of, progress, show_table
 
 Options = options_of(PlanConfig, skip=("task",))
 NONE = Options()
@@ -56,7 +56,7 @@ def optimize(
         settings = layered(PlanConfig, "optimize", config, from_line)
         if out is not None:
             RunFolder.require_free(out, "optimize")
-        from .planning import make_task, method_config
+        from ..runs.planning import make_task, method_config
 
         problem = make_task(settings.task, settings.settings)
         method = method_config(settings.method, settings.optimizer)
@@ -67,7 +67,7 @@ def optimize(
         settings = dataclasses.replace(settings, **chosen)
         name = settings.task.rpartition("/")[2]
         folder = RunFolder.new(out, name, "optimize", to_dict(settings))
-    from .planning import plan
+    from ..runs.planning import plan
 
     with progress() as bars:
         bar = bars.add_task(f"optimize {settings.task}", total=None, note="")

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from ..sim.core.state import State
-from ..sim.io import RolloutWriter, load_checkpoint, save_checkpoint
-from ..viz import model_config
+from ...sim.core.state import State
+from ...sim.io import RolloutWriter, load_checkpoint, save_checkpoint
+from ...viz import model_config
+from ..core import TASKS, Task
+from ..optim import METHODS, Budget, OptimResult, optimize
 from .configs import UsageError, from_dict, nearest, to_dict
-from .core import TASKS, Task
+from .folder import Interrupted, RunFolder
 from .learning_config import PlanConfig
-from .optim import METHODS, Budget, OptimResult, optimize
-from .runs import Interrupted, RunFolder
 
 __all__ = ["make_task", "method_config", "plan", "store_motion"]
 
@@ -27,7 +27,7 @@ def make_task(name: str, settings: Mapping[str, Any] | None = None) -> Task:
     Raises:
         UsageError: unknown task or field, with the nearest name; a value of the wrong type.
     """
-    from . import fluid  # noqa: F401  registers the built-in tasks
+    from .. import fluid  # noqa: F401  registers the built-in tasks
 
     if name not in TASKS:
         raise UsageError(f"optimize: a known task; got {name!r}. {nearest(name, TASKS)}")
@@ -44,7 +44,7 @@ def method_config(method: str, settings: Mapping[str, Any] | None = None) -> Any
     if method not in METHODS:
         raise UsageError(f"optimize: a known method; got {method!r}. {nearest(method, METHODS)}")
     module, _, config = METHODS[method]
-    module = importlib.import_module(f".optim.{module}", __package__)
+    module = importlib.import_module(f"..optim.{module}", __package__)
     return from_dict(getattr(module, config), settings or {}, "--optimizer")
 
 

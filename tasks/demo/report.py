@@ -9,11 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from ..viz import Report
+from ... import __version__
+from ...viz import Report
 
 if TYPE_CHECKING:
-    from .demo import Demo
+    from . import Demo
 
 __all__ = ["write_report"]
 

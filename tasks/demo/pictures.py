@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..sim.io import RolloutReader
-from ..viz import (
+from ...sim.io import RolloutReader
+from ...viz import (
     Curve,
     FrameRenderer,
     Marker,
@@ -21,10 +21,10 @@ from ..viz import (
     render_frame,
     scene_from_reader,
 )
-from ..viz.movie import write_movie
+from ...viz.movie import write_movie
 
 if TYPE_CHECKING:
-    from .demo import Demo
+    from . import Demo
 
 __all__ = ["draw_all"]
 

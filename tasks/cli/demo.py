@@ -7,10 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from .cli_common import Dotted, console, given, options_of, progress, quiet_vtk, show_table
-from .configs import UsageError, from_dict, load_toml, merge, to_dict
-from .learning_config import DemoConfig
-from .runs import Interrupted, RunFolder
+from ..runs.configs import UsageError, from_dict, load_toml, merge, to_dict
+from ..runs.folder import Interrupted, RunFolder
+from ..runs.learning_config import DemoConfig
+from .common import Dotted, console, given, options_of, progress, quiet_vtk, show_table
 
 Options = options_of(DemoConfig)
 NONE = Options()
@@ -66,7 +66,7 @@ def _run(settings: DemoConfig, folder: RunFolder) -> tuple[dict, Path]:
     with progress() as bars:
         start = bars.add_task("start torch and engines", total=None, note="")
         quiet_vtk()
-        from .demo import run_demo
+        from ..demo import run_demo
 
         bars.update(start, completed=1, total=1)
 

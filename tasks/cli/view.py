@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from .cli_common import console, quiet_vtk, steps_bar
-from .configs import UsageError
+from ..runs.configs import UsageError
+from .common import console, quiet_vtk, steps_bar
 
 
 def render(
@@ -48,8 +48,8 @@ def render(
             f"render: --out ending in .png, .jpg, .gif or .mp4; got {out.name!r}. Choose one."
         )
     quiet_vtk()
-    from ..sim.io import RolloutReader
-    from ..viz import render_frame, render_movie, scene_from_reader
+    from ...sim.io import RolloutReader
+    from ...viz import render_frame, render_movie, scene_from_reader
 
     with RolloutReader(path) as reader:
         if picture:
@@ -87,7 +87,7 @@ def view(
         theme: Background.
     """
     path = rollout_file(source)
-    from ..viz import view as open_window
+    from ...viz import view as open_window
 
     open_window(path, style=style, field=field, theme=theme)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..operators.nclaw import (
+from ...operators.nclaw import (
     ClassicalFit,
     FitConfig,
     NeuralElastic,
@@ -33,14 +33,14 @@ from ..operators.nclaw import (
     simulate_truth,
     train,
 )
-from ..sim import mpm
-from ..sim.core.errors import StabilityError, StateError
-from ..sim.core.laws import Law, TorchLaw, law_by_name
-from ..sim.core.rollout import rollout
-from ..sim.io import load_checkpoint, save_checkpoint
+from ...sim import mpm
+from ...sim.core.errors import StabilityError, StateError
+from ...sim.core.laws import Law, TorchLaw, law_by_name
+from ...sim.core.rollout import rollout
+from ...sim.io import load_checkpoint, save_checkpoint
 from .configs import UsageError, to_dict
+from .folder import Interrupted, RunFolder
 from .learning_config import NclawConfig
-from .runs import Interrupted, RunFolder
 
 __all__ = ["CLASSICAL", "best_classical", "make_networks", "throw", "train_nclaw", "training_scene"]
 

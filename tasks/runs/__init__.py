@@ -1,0 +1,1 @@
+"""Runs of the command line: what a configuration describes, carried out into a folder."""
