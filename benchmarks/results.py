@@ -70,12 +70,12 @@ class Results:
         }
 
     def _others(self) -> list[dict[str, Any]]:
-        """Rows of the file about other measures: a partial run keeps them."""
+        """Rows of the file about other measures and engines: a partial run keeps them."""
         if not self.file.exists():
             return []
-        mine = {row["measure"] for row in self.rows}
+        mine = {(row["measure"], row.get("engine")) for row in self.rows}
         rows = json.loads(self.file.read_text("utf-8"))["rows"]
-        return [row for row in rows if row["measure"] not in mine]
+        return [row for row in rows if (row["measure"], row.get("engine")) not in mine]
 
     def add(self, **row: Any) -> None:
         rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -165,9 +166,14 @@ class Scratch:
         Raises:
             StateError: particles outside the grid, or not finite.
         """
-        origin = torch.tensor(self.model.grid.origin, dtype=x.dtype, device=x.device)
-        cells = ((x - origin) / self.model.grid.dx - 0.5).flatten(0, -2)
-        lower, upper = (t.tolist() for t in torch.aminmax(cells, dim=0))
+        flat = x.flatten(0, -2)
+        if self.cpu:  # numpy, because torch's threads keep spinning where the shards are to run
+            extremes = torch.from_numpy(np.stack([flat.numpy().min(0), flat.numpy().max(0)]))
+        else:
+            extremes = torch.stack(torch.aminmax(flat, dim=0)).cpu()
+        # In the precision of the kernels, which round to the same nodes.
+        origin = torch.tensor(self.model.grid.origin, dtype=x.dtype)
+        lower, upper = ((extremes - origin) / self.model.grid.dx - 0.5).tolist()
         if not all(math.isfinite(c) for c in (*lower, *upper)):
             raise StateError(
                 "SolverMPM.step: finite positions; got NaN or infinity in x. "
