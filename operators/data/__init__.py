@@ -1,7 +1,16 @@
-"""Particle trajectories as training data: batches of unequal scenes, windows and statistics."""
+"""Particle trajectories as training data: windows, batches of unequal scenes, statistics."""
 
 from __future__ import annotations
 
 from .particles import KINDS, ParticleBatch, Statistics, collate
+from .sources import farthest_points
+from .windows import ParticleWindows
 
-__all__ = ["KINDS", "ParticleBatch", "Statistics", "collate"]
+__all__ = [
+    "KINDS",
+    "ParticleBatch",
+    "ParticleWindows",
+    "Statistics",
+    "collate",
+    "farthest_points",
+]
