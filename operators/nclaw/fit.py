@@ -15,15 +15,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...sim.core.errors import InputError, StateError
 from ...sim.core.laws import Law
+from ...sim.core.laws.decompositions import polar_rotation
 from .data import Trajectory, one_thread
-from .networks import InvariantNetwork
 from .train import segment_loss
 
-__all__ = ["ClassicalFit", "FitConfig", "LabeledHistory", "fit_classical", "train_labeled"]
+__all__ = [
+    "ClassicalFit",
+    "FitConfig",
+    "LabeledHistory",
+    "blind_start",
+    "fit_classical",
+    "train_labeled",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +67,24 @@ class LabeledHistory:
     """‖τ_θ − τ‖²/‖τ‖² on the samples of the update [-]."""
     plastic: list[float] = dataclasses.field(default_factory=list)
     """‖ΔF_θ − ΔF‖²/‖ΔF‖² on the samples of the update [-]; see `train_labeled` for ΔF = 0."""
+    volume: list[float] = dataclasses.field(default_factory=list)
+    """Square error of det F₊ over that of its true change per step [-]."""
+
+
+def blind_start(law: Law) -> dict[str, float]:
+    """First guess of the parameters to identify, far from the law's own: moduli to the power 0.8,
+    yield stress and friction angle times 0.8; Poisson's ratio is not among them.
+
+    Source: Ma et al. 2023 (NCLaw), released configuration ("blind" initial guess: log E, σ_Y and φ
+    times 0.8).
+    """
+    start = {}
+    for name, value in law.parameters().items():
+        if name in ("E", "bulk"):
+            start[name] = float(value) ** 0.8
+        elif name in ("yield_stress", "friction"):
+            start[name] = 0.8 * float(value)
+    return start
 
 
 def fit_classical(
@@ -142,8 +167,8 @@ def fit_classical(
 
 @one_thread()
 def train_labeled(
-    elastic: InvariantNetwork,
-    plastic: InvariantNetwork | None,
+    elastic: nn.Module,
+    plastic: nn.Module | None,
     trajectory: Trajectory,
     law: Law,
     *,
@@ -156,16 +181,22 @@ def train_labeled(
 ) -> LabeledHistory:
     """Regress stress and plastic return of a known law on the strains of a trajectory; an oracle.
 
-        L = ‖τ_θ(F) − τ‖²/‖τ‖² + ‖P_θ(F_trial) − F₊‖²/(‖F₊ − F_trial‖² + ε²)
+        L = ‖τ_θ − τ‖²/‖τ‖²                         over states F and trial states F_trial
+          + ‖F_θ − F₊‖²/(‖F₊ − F_trial‖² + ε²)       with F_θ = P_θ(F_trial)
+          + ‖det F_θ − det F₊‖²/‖det F_trial − det F‖²
 
     with F_trial = (I + dt C₊) F. ε = 10⁻⁵ per entry keeps the second term defined where nothing
-    flows.
+    flows. A rollout with an imperfect plastic network leaves the strains of the trajectory in the
+    direction of the trial states, so stress is learned there too. The third term counts what flow
+    does to volume on the scale of its true change per step: it adds up over a rollout and becomes
+    pressure, while the shear strain of a liquid has no consequence.
 
     Args:
         elastic: network of the stress; give it a `scale` of the order of the stress.
         plastic: network of the plastic return, or None.
         trajectory: source of F and C; liquids as F = J^⅓ I.
-        law: true law, which labels the strains.
+        law: true law, which labels the strains. Of a liquid F₊ = J^⅓ R with the rotation R of
+            F_trial, since no frame-indifferent return can undo a rotation.
         dt: time step of the trajectory [s].
         updates: Adam steps, cosine-annealed.
         batch: samples per update, drawn with replacement.
@@ -173,29 +204,35 @@ def train_labeled(
         every: stride of the frames that give samples.
         generator: source of the samples; default seed 0.
 
-    Source: Ma et al. 2023 (NCLaw), §4.1 ("labeled").
+    Source: Ma et al. 2023 (NCLaw), §4.1 ("labeled"); trial states and the third term are ours.
     """
     generator = generator or torch.Generator().manual_seed(0)
-    index = torch.arange(0, trajectory.steps, every)
+    index = torch.arange(0, trajectory.steps, every, device=trajectory.F.device)
     F = trajectory.F[index].reshape(-1, 3, 3)
-    after = trajectory.F[index + 1].reshape(-1, 3, 3)
     trial = F + dt * trajectory.C[index + 1].reshape(-1, 3, 3) @ F
-    tau = _labels(law, F)
+    after = _returned(law, trial, dt)
+    strains = torch.cat([F, trial])
+    tau, volume = _labels(law, strains), torch.linalg.det(after)
     stress_size = tau.square().mean()
     flow_size = (after - trial).square().mean() + 1e-10
-    modules = torch.nn.ModuleList([m for m in (elastic, plastic) if m is not None])
+    volume_size = (torch.linalg.det(trial) - torch.linalg.det(F)).square().mean()
+    modules = nn.ModuleList([m for m in (elastic, plastic) if m is not None])
     optimizer = torch.optim.Adam(modules.parameters(), lr=lr)
     history = LabeledHistory()
     for update in range(updates):
         optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * update / updates))
-        pick = torch.randint(0, F.shape[0], (batch,), generator=generator)
-        stress = (elastic(F[pick]) - tau[pick]).square().mean() / stress_size
+        pick = torch.randint(0, F.shape[0], (batch,), generator=generator).to(F.device)
+        both = torch.where(torch.arange(batch, device=F.device) % 2 == 0, pick, pick + F.shape[0])
+        stress = (elastic(strains[both]) - tau[both]).square().mean() / stress_size
         history.stress.append(float(stress.detach()))
         loss = stress
         if plastic is not None:
-            flow = (plastic(trial[pick]) - after[pick]).square().mean() / flow_size
+            found = plastic(trial[pick])
+            flow = (found - after[pick]).square().mean() / flow_size
+            drift = (torch.linalg.det(found) - volume[pick]).square().mean() / volume_size
             history.plastic.append(float(flow.detach()))
-            loss = loss + flow
+            history.volume.append(float(drift.detach()))
+            loss = loss + flow + drift
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -209,6 +246,14 @@ def _labels(law: Law, F: Tensor) -> Tensor:
     if law.storage == "F":
         return law.stress(F, torch.zeros_like(F), c)
     return law.stress(torch.linalg.det(F), torch.zeros_like(F), c)
+
+
+@torch.no_grad()
+def _returned(law: Law, trial: Tensor, dt: float) -> Tensor:
+    """True F₊ of the trial F, (M, 3, 3)."""
+    if law.storage == "F":
+        return law.flow(trial, None, law.coefficients().to(trial), dt)[0]
+    return torch.linalg.det(trial).pow(1 / 3)[..., None, None] * polar_rotation(trial)
 
 
 def _to_free(value: Tensor, rule: Mapping[str, Any]) -> Tensor:

@@ -1,0 +1,394 @@
+"""Scenes that a neural law is judged on: longer, faster, other shapes, slopes, several bodies.
+
+One entry per scene of the paper, each small (`nano`, seconds) and in the paper's size (`full`).
+Shapes are ours, since the paper's meshes are not free; any mesh may take their place (`mesh`).
+
+    law trained on one motion ↦ evaluate(law, "contact", "jelly")
+
+The paper's axes (z, x, y) are our (x, y, z): the last one is up.
+
+Source: Ma et al. 2023 (NCLaw), §4.3–4.5 and released configurations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...operators.nclaw import THROW_SEEDS, ReferenceScene, nclaw_scene, random_throw
+from ...operators.nclaw.data import MATERIALS
+from ...sim import mpm
+from ...sim.core.errors import InputError
+from ...sim.core.laws import Law
+from ...sim.core.sampling import sample_shape
+from ...sim.core.shapes import Box, Capsule, Shape, Sphere, Torus
+from ...sim.io.mesh import mesh_shape
+from .switch import SwitchLaw
+
+__all__ = ["SCENES", "Body", "Scene", "Size", "make_scene", "training_scene"]
+
+Size = Literal["nano", "full"]
+Vector = tuple[float, float, float]
+UPRIGHT = (math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0)
+"""Quaternion that turns the z axis of a shape to a horizontal one: a wheel, a lying capsule."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """Particles of one material with a rigid initial motion."""
+
+    material: str
+    """Which of the laws moves it."""
+    x: Tensor
+    """Positions [m], (n, 3)."""
+    volume: float
+    """Rest volume per particle [m³]."""
+    velocity: Vector = (0.0, 0.0, 0.0)
+    """Linear velocity [m/s]."""
+    angular: Vector = (0.0, 0.0, 0.0)
+    """Angular velocity about its center [rad/s]."""
+    rho: float = 1e3
+    """Density at rest [kg/m³]."""
+    melts_to: str = ""
+    """Material of the particles below the rising height of `Scene.melting`; empty: none."""
+
+    @classmethod
+    def of(
+        cls,
+        material: str,
+        shape: Shape,
+        position: Vector,
+        spacing: float,
+        *,
+        orientation: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0),
+        mode: str = "grid",
+        **motion: Any,
+    ) -> Body:
+        """A body that fills a shape at a mean distance of particles `spacing` [m]."""
+        x, volume = sample_shape(
+            shape,
+            spacing,
+            position=position,
+            orientation=orientation,
+            mode=mode,
+            generator=torch.Generator().manual_seed(0),
+        )
+        return cls(material, x, volume, **motion)
+
+    def velocities(self) -> Tensor:
+        """v + ω × (x − x̄) [m/s], (n, 3)."""
+        v, w = self.x.new_tensor(self.velocity), self.x.new_tensor(self.angular)
+        arm = self.x - self.x.mean(0)
+        return v + torch.linalg.cross(w.expand_as(arm), arm, dim=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """Bodies in the unit box; a law for each of their materials makes it a simulation."""
+
+    name: str
+    """Its entry in `SCENES`."""
+    bodies: tuple[Body, ...]
+    """What moves."""
+    steps: int
+    """Length [steps of `dt`]."""
+    cells: int = 20
+    """Grid cells per metre; walls stand two cells inside the unit box."""
+    gravity: Vector = (0.0, 0.0, -9.8)
+    """[m/s²]; the paper's."""
+    dt: float = 5e-4
+    """Time of one step [s]; the paper's."""
+    melting: tuple[int, int] = (0, 0)
+    """Steps between which the height of switching rises from the lowest to the highest particle,
+    in initial heights, so that all laws switch the same particles at the same time."""
+    every: int = 5
+    """Steps between the compared frames."""
+
+    @property
+    def materials(self) -> tuple[str, ...]:
+        """Names of the laws the scene needs, each once."""
+        names = [n for b in self.bodies for n in (b.material, b.melts_to) if n]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def particle_count(self) -> int:
+        return sum(body.x.shape[0] for body in self.bodies)
+
+    @property
+    def substeps(self) -> int:
+        """Substeps per step that keep every true law stable; the same for all laws."""
+        speeds = [0.0]
+        for body in self.bodies:
+            for name in filter(None, (body.material, body.melts_to)):
+                law = MATERIALS[name]
+                speeds.append(math.sqrt(float(law.wave_modulus(law.coefficients())) / body.rho))
+        # Half a percent below the bound, against rounding.
+        return max(1, math.ceil(max(speeds) * self.dt * self.cells / (0.995 * 0.6)))
+
+    def laws(self, given: Law | Mapping[str, Law] | None) -> dict[str, Law]:
+        """The law of every material: given ones, or all true ones.
+
+        Raises:
+            InputError: one law for several materials, or a material without law.
+        """
+        if given is None:
+            return {name: MATERIALS[name] for name in self.materials}
+        if isinstance(given, Law):
+            if len(self.materials) > 1:
+                raise InputError(
+                    f"Scene {self.name!r}: a law for each of {list(self.materials)}; got one. "
+                    "Pass {material: law}."
+                )
+            return {self.materials[0]: given}
+        missing = [name for name in self.materials if name not in given]
+        if missing:
+            raise InputError(
+                f"Scene {self.name!r}: a law for each of {list(self.materials)}; got none for "
+                f"{missing}. Add it, for example the true one."
+            )
+        return {name: given[name] for name in self.materials}
+
+    def solver(
+        self, laws: Law | Mapping[str, Law] | None = None, *, engine: str = "warp"
+    ) -> mpm.SolverMPM:
+        """The scene with these laws; default the true ones."""
+        chosen = self.laws(laws)
+        groups = []
+        for i, body in enumerate(self.bodies):
+            law = chosen[body.material]
+            if body.melts_to:
+                law = SwitchLaw(before=law, after=chosen[body.melts_to])
+            groups.append(mpm.Group(f"body{i}", law, body.x, body.volume, body.velocities()))
+        wall = 2 / self.cells
+        grid = mpm.Grid((wall,) * 3, (1 - wall,) * 3, 1 / self.cells, padding=2)
+        model = mpm.MPMModel(grid, groups, gravity=self.gravity)
+        n = self.substeps
+        return mpm.SolverMPM(model, mpm.MPMConfig(dt=self.dt / n, substeps=n, engine=engine))
+
+    def params(self, step: int) -> dict[str, dict[str, Any]]:
+        """Densities, and which particles have switched before a step."""
+        params: dict[str, dict[str, Any]] = {}
+        first, last = self.melting
+        if last > first:
+            heights = torch.cat([body.x[:, -1] for body in self.bodies])
+            share = (step - first) / (last - first)
+            level = float(heights.min() + share * (heights.max() - heights.min()))
+        for i, body in enumerate(self.bodies):
+            params[f"body{i}"] = {"rho": body.rho}
+            if body.melts_to:
+                switched = (body.x[:, -1] <= level) & (step >= first)
+                params[f"body{i}"]["switched"] = switched.to(torch.float32)
+        return params
+
+
+def make_scene(
+    name: str,
+    material: str = "jelly",
+    size: Size = "nano",
+    *,
+    mesh: str | Path | None = None,
+) -> Scene:
+    """A scene of the paper with one material, or with the materials it has by itself.
+
+    Args:
+        name: one of `SCENES`.
+        material: "jelly", "plasticine", "sand" or "water"; `pool` and `melting` have their own.
+        size: "nano" for seconds, "full" for the paper's size.
+        mesh: watertight surface file, for the scene `mesh`.
+
+    Raises:
+        InputError: unknown scene, material or size; a mesh where none is wanted or none is given.
+    """
+    if name not in SCENES or material not in MATERIALS or size not in ("nano", "full"):
+        raise InputError(
+            f"make_scene: a scene out of {sorted(SCENES)}, a material out of {sorted(MATERIALS)} "
+            f"and nano or full; got {name!r}, {material!r} and {size!r}. Correct the name."
+        )
+    if (name == "mesh") != (mesh is not None):
+        raise InputError(
+            f"make_scene: mesh = a surface file for the scene 'mesh' alone; got {mesh} for "
+            f"{name!r}. Give one with it, or leave it out."
+        )
+    if mesh is not None:
+        shape = mesh_shape(mesh, size=0.4 if size == "nano" else 0.7)
+        return _geometry(shape)(material, size == "full", name)
+    return SCENES[name](material, size == "full", name)
+
+
+def training_scene(material: str, size: Size = "full") -> ReferenceScene:
+    """The motion that laws are trained on: the paper's block, nano a small one near the floor."""
+    return _block(nclaw_scene(material), size == "full")
+
+
+Builder = Callable[[str, bool, str], Scene]
+
+
+def _block(scene: ReferenceScene, full: bool) -> ReferenceScene:
+    """The block of a reference scene; small: 5³ particles a hand's breadth above the floor."""
+    if full:
+        return scene
+    small = nclaw_scene("jelly", resolution=5)
+    return dataclasses.replace(scene, x=small.x - small.x.new_tensor([0.0, 0.0, 0.25]))
+
+
+def _reference(
+    scene: ReferenceScene, name: str, material: str, steps: int, every: int = 5
+) -> Scene:
+    body = Body(material, scene.x, scene.volume, scene.velocity, scene.angular)
+    return Scene(name, (body,), steps, every=every)
+
+
+def _cube(steps: Callable[[str], int], nano: int) -> Builder:
+    """The training scene, longer or not; nano: a smaller block for fewer steps."""
+
+    def build(material: str, full: bool, name: str) -> Scene:
+        scene = training_scene(material, "full" if full else "nano")
+        return _reference(scene, name, material, steps(material) if full else nano)
+
+    return build
+
+
+def _throw(seed: int) -> Builder:
+    def build(material: str, full: bool, name: str) -> Scene:
+        scene = _block(random_throw(material, seed), full)
+        return _reference(scene, name, material, 1000 if full else 200)
+
+    return build
+
+
+def _geometry(shape: Shape) -> Builder:
+    """Another shape, thrown and turning, on a finer grid. The paper's meshes have sides of 0.7 to
+    0.8 m and 50 to 80 particles along them."""
+
+    def build(material: str, full: bool, name: str) -> Scene:
+        lower, upper = shape.bounds()
+        longest = max(b - a for a, b in zip(lower, upper, strict=True))
+        body = Body.of(
+            material,
+            shape,
+            (0.5, 0.5, 0.5),
+            longest / (50 if full else 14),
+            velocity=(-1.5, 1.0, -1.5),
+            angular=(1.0, 1.0, 1.0),
+        )
+        return Scene(name, (body,), 2000 if full else 200, 32)
+
+    return build
+
+
+def _sized(shape: Callable[[float], Shape]) -> Builder:
+    """A shape of 0.7 m, nano 0.4 m."""
+
+    def build(material: str, full: bool, name: str) -> Scene:
+        return _geometry(shape(0.7 if full else 0.4))(material, full, name)
+
+    return build
+
+
+def _slope(material: str, full: bool, name: str) -> Scene:
+    """A small heavy body on a wall that gravity crosses at 49°."""
+    cells, side = (128, 0.1) if full else (32, 0.2)
+    shape, floor = Torus(0.35 * side, 0.15 * side), 2 / cells
+    body = Body.of(
+        material,
+        shape,
+        (0.3, 0.5, floor + side / 2),
+        side / (60 if full else 16),
+        orientation=UPRIGHT,
+        rho=5e3,
+    )
+    return Scene(name, (body,), 1500 if full else 200, cells, gravity=(0.866, 0.0, -1.0))
+
+
+def _two(material: str, full: bool, name: str) -> Scene:
+    """Two balls that meet in flight."""
+    spacing = 1 / (64 if full else 40)
+    bodies = tuple(
+        Body.of(material, Sphere(0.15), (x, 0.5, 0.5), spacing, velocity=(v, 0.0, 0.0))
+        for x, v in ((0.3, 2.0), (0.7, -2.0))
+    )
+    return Scene(name, bodies, 1000 if full else 200, 32)
+
+
+def _contact(material: str, full: bool, name: str) -> Scene:
+    """Four bodies of 0.35 m thrown at each other at 2 m/s along both horizontal axes."""
+    shapes = (Sphere(0.175), Torus(0.12, 0.055), Capsule(0.08, 0.095), Box((0.13, 0.13, 0.13)))
+    places = ((0.28, 0.28), (0.72, 0.28), (0.28, 0.72), (0.72, 0.72))
+    spacing = 0.35 / (40 if full else 11)
+    bodies = tuple(
+        Body.of(
+            material,
+            shape,
+            (x, y, 0.5),
+            spacing,
+            velocity=(math.copysign(2.0, 0.5 - x), math.copysign(2.0, 0.5 - y), 0.0),
+        )
+        for shape, (x, y) in zip(shapes, places, strict=True)
+    )
+    return Scene(name, bodies, 1000 if full else 150, 32)
+
+
+def _pool(material: str, full: bool, name: str) -> Scene:
+    """A jelly ring dropped on water of three times its density."""
+    cells = 64 if full else 20
+    side = 0.85 if full else 0.7
+    depth = 0.3
+    floor, spacing = 2 / cells, 1 / (2 * cells) if full else 1 / 24
+    water = Body.of(
+        "water",
+        Box((side / 2, side / 2, depth / 2)),
+        (0.5, 0.5, floor + depth / 2),
+        spacing,
+        mode="random" if full else "grid",
+        rho=3e3,
+    )
+    ring = Torus(0.12, 0.06)
+    jelly = Body.of("jelly", ring, (0.5, 0.5, floor + depth + 0.2), min(spacing, 1 / 40))
+    return Scene(name, (water, jelly), 3000 if full else 300, cells)
+
+
+def _melting(material: str, full: bool, name: str) -> Scene:
+    """A ball on a bar twice as dense, both plasticine at rest; sand from below upward."""
+    cells, spacing = (64, 1 / 128) if full else (20, 1 / 24)
+    floor, half, radius = 2 / cells, 0.08, 0.16
+    solid = {"melts_to": "sand"}
+    bar = Box((0.2, 0.2, half))
+    bodies = (
+        Body.of("plasticine", bar, (0.5, 0.5, floor + half), spacing, rho=2e3, **solid),
+        Body.of(
+            "plasticine", Sphere(radius), (0.5, 0.5, floor + 2 * half + radius), spacing, **solid
+        ),
+    )
+    steps = 2000 if full else 200
+    return Scene(name, bodies, steps, cells, melting=(steps // 4, 3 * steps // 4))
+
+
+def _large(material: str, full: bool, name: str) -> Scene:
+    """About a million particles; nano a few thousand."""
+    cells, count, steps = (64, 124, 10_000) if full else (32, 24, 200)
+    ball = Body.of(material, Sphere(0.4), (0.5, 0.5, 0.5), 0.8 / count, velocity=(-1.5, 1.0, -1.5))
+    return Scene(name, (ball,), steps, cells, every=50)
+
+
+SCENES: dict[str, Builder] = {
+    "reconstruction": _cube(lambda material: 1000, 200),
+    "time": _cube(lambda material: 5000 if material == "water" else 2000, 400),
+    **{f"velocity-{seed}": _throw(seed) for seed in THROW_SEEDS},
+    "sphere": _sized(lambda side: Sphere(side / 2)),
+    "torus": _sized(lambda side: Torus(0.35 * side, 0.15 * side)),
+    "capsule": _sized(lambda side: Capsule(side / 4, side / 4)),
+    "mesh": _sized(lambda side: Sphere(side / 2)),
+    "slope": _slope,
+    "two": _two,
+    "contact": _contact,
+    "pool": _pool,
+    "melting": _melting,
+    "large": _large,
+}
+"""Builders by name, called with material, whether the size is full, and the name."""

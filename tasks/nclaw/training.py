@@ -1,0 +1,209 @@
+"""Training of every compared law on the one motion of a material, resumable, saved with its numbers.
+
+    FOLDER/METHOD-MATERIAL[-nano]-SEED.safetensors    weights or parameters, and how to build the law
+    FOLDER/METHOD-MATERIAL[-nano]-SEED.json           command, seed, settings, time, losses
+
+Source: Ma et al. 2023 (NCLaw), §4.1; the recipes are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...operators.nclaw import (
+    FitConfig,
+    ReferenceScene,
+    TrainConfig,
+    TrainHistory,
+    Trajectory,
+    blind_start,
+    fit_classical,
+    nclaw_scene,
+    simulate_truth,
+    train,
+    train_labeled,
+)
+from ...sim import mpm
+from ...sim.core.laws import Law, TorchLaw
+from ...sim.io.checkpoint import load_checkpoint, save_checkpoint
+from .laws import classical_law, law_tensors, load_law, load_weights, make_law, method_of
+from .scenes import Size, training_scene
+
+__all__ = ["TrainedLaw", "recipe", "train_law"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedLaw:
+    """A law and how it came about."""
+
+    law: Law
+    """Ready for a `Group`, `Scene.solver` or `evaluate`."""
+    path: Path
+    """Its checkpoint, for `load_law`."""
+    report: dict[str, Any]
+    """What its JSON file says."""
+
+
+def recipe(method: str, material: str, size: Size = "full") -> TrainConfig:
+    """Settings of the training through the simulator, per method and material.
+
+    Short random segments first, as `TrainConfig.fast`, then longer ones. Return maps learn from
+    the first segments of two steps, since they start as the softest material.
+    """
+    base = TrainConfig.fast()
+    changes: dict[str, Any] = {"updates": 1000, "budget": 32, "horizon": (1, 100)}
+    if method in ("isotropic", "energy"):
+        changes |= {"plastic_from": 2, "lr_plastic": 0.02}
+    if method == "warm":
+        changes |= {"lr_elastic": 1e-3, "lr_plastic": 3e-4, "horizon": (8, 100), "updates": 100}
+    if size == "nano":
+        changes |= {"updates": 40, "budget": 8, "horizon": (1, 8), "plastic_from": 2}
+    return dataclasses.replace(base, **changes)
+
+
+def train_law(
+    method: str,
+    material: str,
+    folder: str | os.PathLike[str],
+    *,
+    size: Size = "full",
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    config: TrainConfig | None = None,
+    command: str = "",
+    on_update: Callable[[int, int, float], None] | None = None,
+) -> TrainedLaw:
+    """Train a law, go on where an interrupted training stopped, or load a finished one.
+
+    Args:
+        method: one of `METHODS`.
+        material: "jelly", "plasticine", "sand" or "water", the truth that moves.
+        folder: where its files are.
+        size: "full": 1000 particles and steps; "nano": 125 and 200, to see the machinery.
+        seed: seed of weights and samples.
+        device: device of the training.
+        config: recipe; default `recipe`. A resumed training must have the same.
+        command: what was typed, for the report.
+        on_update: called with (updates done, updates in all, loss).
+
+    Raises:
+        InputError: unknown names. StateError: a training that broke down.
+    """
+    source = method_of(method).learns_from
+    path = (
+        Path(folder) / f"{method}-{material}{'-nano' if size == 'nano' else ''}-{seed}.safetensors"
+    )
+    report_file = path.with_suffix(".json")
+    if path.is_file() and report_file.is_file():
+        return TrainedLaw(load_law(path, device), path, json.loads(report_file.read_text("utf-8")))
+    built = {"method": method, "material": material, "size": size, "seed": seed}
+    report: dict[str, Any] = {**built, "command": command, "device": str(device)}
+    began = time.perf_counter()
+    scene = training_scene(material, size)
+    truth = simulate_truth(scene.solver(mpm), 1000 if size == "full" else 200)
+    truth = truth.to(device)
+    if source == "classical":
+        law, values = _identify(method, material, scene, truth, report)
+    else:
+        law, values = make_law(method, seed), None
+        for module in (law.elastic, law.plastic):
+            if isinstance(module, nn.Module):
+                module.to(device)
+        saved = load_checkpoint(path, device=device) if path.is_file() else None
+        if "labels" in source and saved is None:
+            _label(law, scene, truth, built, report)
+        if "motion" in source:
+            config = config or recipe(method, material, size)
+            history = _through_simulator(
+                law, scene, truth, config, path, built, saved, seed, on_update
+            )
+            report["recipe"] = dataclasses.asdict(config)
+            report["loss"] = [history.loss[0], history.loss[-1]]
+            report["simulated_steps"] = history.simulated[-1]
+    report["seconds"] = time.perf_counter() - began
+    if source != "motion" and source != "labels then motion":
+        save_checkpoint(path, law_tensors(law, values), built)
+    report_file.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    return TrainedLaw(law, path, report)
+
+
+def _through_simulator(
+    law: TorchLaw,
+    scene: ReferenceScene,
+    truth: Trajectory,
+    config: TrainConfig,
+    path: Path,
+    built: dict[str, Any],
+    saved: Any,
+    seed: int,
+    on_update: Callable[[int, int, float], None] | None,
+) -> TrainHistory:
+    """`train` with a checkpoint file that an interruption leaves whole."""
+
+    def keep(state: dict[str, Any]) -> None:
+        save_checkpoint(path, law_tensors(law), built, optimizer=state)
+
+    def tell(update: int, history: TrainHistory) -> None:
+        if on_update is not None:
+            on_update(update + 1, config.updates, history.loss[-1])
+
+    if saved is not None:
+        load_weights(law, saved.tensors)
+    return train(
+        scene.solver(mpm, law),
+        truth,
+        config,
+        generator=torch.Generator().manual_seed(seed),
+        on_update=tell,
+        on_checkpoint=keep,
+        resume=None if saved is None else saved.optimizer_state,
+    )
+
+
+def _label(
+    law: TorchLaw,
+    scene: ReferenceScene,
+    truth: Trajectory,
+    built: dict[str, Any],
+    report: dict[str, Any],
+) -> None:
+    full = built["size"] == "full"
+    # 10⁻² suits the few weights of return maps, 3·10⁻³ the wide networks.
+    lr = 1e-2 if built["method"] == "labeled-isotropic" else 3e-3
+    every = 10 if built["method"] == "warm" else 5
+    history = train_labeled(
+        law.elastic,
+        law.plastic,
+        truth,
+        scene.law,
+        dt=scene.dt,
+        updates=2500 if full else 200,
+        lr=lr,
+        every=every,
+        generator=torch.Generator().manual_seed(built["seed"]),
+    )
+    for name in ("stress", "plastic", "volume"):
+        report[f"{name}_relative_square_error"] = getattr(history, name)[-1]
+
+
+def _identify(
+    method: str, material: str, scene: ReferenceScene, truth: Trajectory, report: dict[str, Any]
+) -> tuple[Law, dict[str, float]]:
+    """Fit the parameters of an analytic law from a first guess far off."""
+    law = classical_law(method, material)
+    start = blind_start(law)
+    guess = classical_law(method, material, start)
+    fit = fit_classical(scene.solver(mpm, guess), truth, start, FitConfig())
+    report.update(
+        start=start, values=fit.values, loss=[fit.history[0]["loss"], fit.history[-1]["loss"]]
+    )
+    return classical_law(method, material, fit.values), fit.values
