@@ -1,7 +1,9 @@
 """Interactive view of a stored rollout.
 
     space  play and pause      ← →  one frame back and on     Home, End  first and last frame
-    f      next field          g    particles or surface      p          save a picture
+    c      color by the next field     g  particles or surface     x      export an image
+
+(VTK itself listens to f, i, p, r, s, w, and q, which closes the window.)
 
 `build_viewer` adds all of it to any plotter, so that it also works (and is tested) off screen;
 `view` opens the window.
@@ -9,9 +11,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,6 @@ from .theme import Theme, theme_of
 
 __all__ = ["Viewer", "build_viewer", "view"]
 
-logger = logging.getLogger(__name__)
-
 
 class Viewer:
     """A rollout on a plotter: the current frame, field and style, and what changes them.
@@ -39,6 +39,7 @@ class Viewer:
         style: "particles" or "surface".
         theme: "light" or "dark".
         fps: frames per second when playing.
+        on_picture: called with the path of a saved picture.
         scene_options: fields of `Scene` for every frame.
     """
 
@@ -52,11 +53,12 @@ class Viewer:
         style: str = "particles",
         theme: Theme | str = "light",
         fps: float = 25.0,
+        on_picture: Callable[[Path], None] = lambda path: None,
         scene_options: dict[str, Any] | None = None,
     ) -> None:
         self.reader, self.plotter = reader, plotter
         self.trajectory, self.style, self.theme = trajectory, style, theme_of(theme)
-        self.fps = fps
+        self.fps, self.on_picture = fps, on_picture
         self.index = 0
         self.playing = False
         self.slider: Any = None
@@ -100,7 +102,7 @@ class Viewer:
         """Play or pause."""
         self.playing = not self.playing
 
-    def tick(self, _step: int = 0) -> None:
+    def tick(self) -> None:
         """Next frame if playing; called by the timer."""
         if self.playing:
             self.step(1)
@@ -120,7 +122,7 @@ class Viewer:
         """Write what is seen to frame_<index>.png in the current folder."""
         path = Path(f"frame_{self.index:05d}.png").resolve()
         self.plotter.screenshot(path)
-        logger.info("saved %s", path)
+        self.on_picture(path)
         return path
 
     def _scene(self, index: int):
@@ -153,6 +155,8 @@ def build_viewer(reader: Any, plotter: Any, **options: Any) -> Viewer:
     viewer.show_frame(0)
     scene_camera(viewer.scene, tuple(plotter.window_size), margin=1.14, reserve=0.12).apply(plotter)
     apply_effects(plotter, viewer.scene, antialias=False)
+    if viewer.scene.planar and plotter.iren is not None:
+        plotter.enable_2d_style()  # drag to pan: a plane is looked at from the front
     if viewer.frame_count > 1:
         viewer.slider = plotter.add_slider_widget(
             viewer.show_frame,
@@ -177,13 +181,11 @@ def build_viewer(reader: Any, plotter: Any, **options: Any) -> Viewer:
         "Left": lambda: viewer.step(-1),
         "Home": lambda: viewer.show_frame(0),
         "End": lambda: viewer.show_frame(viewer.frame_count - 1),
-        "f": viewer.next_field,
+        "c": viewer.next_field,
         "g": viewer.next_style,
-        "p": viewer.save_picture,
+        "x": viewer.save_picture,
     }
     for key, action in keys.items():
-        if key in "fp":
-            plotter.clear_events_for_key(key, raise_on_missing=False)
         plotter.add_key_event(key, action)
     return viewer
 
@@ -214,10 +216,16 @@ def view(
     plotter = pv.Plotter(window_size=size, lighting="none", title="Rheograd")
     viewer = build_viewer(reader, plotter, **options)
     viewer.playing = play
-    plotter.add_timer_event(
-        max_steps=2**31 - 1, duration=max(1, round(1000 / viewer.fps)), callback=viewer.tick
-    )
+    _start_clock(plotter, viewer)
     plotter.show()
+
+
+def _start_clock(plotter: Any, viewer: Viewer) -> None:
+    """Call `tick` at the viewer's frame rate. It listens to the style, in place of what the style does on
+    its own at every tick of any clock: repeat the last mouse movement, so that dragging overshoots."""
+    interactor = plotter.iren.interactor
+    interactor.GetInteractorStyle().AddObserver("TimerEvent", lambda *_: viewer.tick())
+    interactor.CreateRepeatingTimer(max(1, round(1000 / viewer.fps)))
 
 
 def _require_display() -> None:

@@ -78,7 +78,7 @@ def view(
     field: str | None = None,
     theme: Literal["light", "dark"] = "light",
 ) -> None:
-    """Look at a stored motion in a window: space plays, arrows step, f field, g style, p picture.
+    """Look at a stored motion in a window: space plays, arrows step, c colors, g style, x exports.
 
     Args:
         source: Run folder or rollout file.
@@ -89,7 +89,10 @@ def view(
     path = rollout_file(source)
     from ...viz import view as open_window
 
-    open_window(path, style=style, field=field, theme=theme)
+    def saved(picture: Path) -> None:
+        console.print(str(picture))
+
+    open_window(path, style=style, field=field, theme=theme, on_picture=saved)
 
 
 def rollout_file(source: Path) -> Path:

@@ -65,7 +65,7 @@ def test_keys_step_play_and_switch(pool, plotter, tmp_path, monkeypatch):
     assert viewer.index == 0  # plays round
     seen = []
     for _ in viewer.fields:
-        press(plotter, "f")
+        press(plotter, "c")
         seen.append(viewer.field)
         bars = [a for a in plotter.actors.values() if a.GetClassName() == "vtkScalarBarActor"]
         assert len(bars) == (viewer.field is not None)
@@ -73,7 +73,7 @@ def test_keys_step_play_and_switch(pool, plotter, tmp_path, monkeypatch):
     press(plotter, "g")
     assert viewer.style == "surface"
     press(plotter, "g")
-    press(plotter, "p")
+    press(plotter, "x")
     assert (tmp_path / "frame_00000.png").exists()
     assert len(plotter.actors) == actors  # nothing piles up
 
