@@ -93,7 +93,8 @@ def _throw(demo: Demo, folder: Path, width: int, tick: Callable[[str], None]) ->
     titles, shown = [], indices[-1]
     for name in readers:
         broke = name != "truth" and demo.lasted(name) < demo.config.steps * demo.frame_time
-        titles.append(f"{name}, broke at {1e3 * demo.lasted(name):.0f} ms" if broke else name)
+        short = name.split(" (")[0]  # the table names the classical law
+        titles.append(f"{short}, broke at {1e3 * demo.lasted(name):.0f} ms" if broke else short)
         if broke:  # the still shows the last moment of all
             whole = [i for i in indices if truth.times[i] <= demo.lasted(name)]
             shown = min(shown, whole[-1])
