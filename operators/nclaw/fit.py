@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...sim.core.errors import InputError, StateError
+from ...sim.core.errors import InputError, StabilityError, StateError
 from ...sim.core.laws import Law
 from ...sim.core.laws.decompositions import polar_rotation
 from .data import Trajectory, one_thread
@@ -45,6 +45,9 @@ class FitConfig:
     """Segments, spread evenly over the trajectory."""
     first_step: float = 0.5
     """Size of the first step in the transformed parameters [-]; 0.5 is a factor of 1.6."""
+    attempts: int = 4
+    """Searches at most; the next one starts, with a fourth of the first step, where a search met a
+    material too stiff for the time step."""
 
 
 @dataclasses.dataclass
@@ -109,7 +112,7 @@ def fit_classical(
     Raises:
         InputError: a parameter that the law does not have.
         StateError: a gradient that is not finite.
-        StabilityError: a trial value too stiff for the time step.
+        StabilityError: a first guess, or trials of all attempts, too stiff for the time step.
 
     Source: Ma et al. 2023 (NCLaw), §4.1 ("sys-id").
     """
@@ -133,18 +136,13 @@ def fit_classical(
     segments = [(b, horizon) for b in places.tolist()]
     weights = [scale / (horizon * len(segments))] * len(segments)
     history: list[dict[str, float]] = []
-    optimizer = torch.optim.LBFGS(
-        list(free.values()),
-        lr=config.first_step,
-        max_iter=config.iterations,
-        tolerance_change=1e-6,
-        line_search_fn="strong_wolfe",
-    )
+    best: dict[str, Tensor] = {}
 
     def evaluate() -> Tensor:
         values = {name: _from_free(t, rules[name]) for name, t in free.items()}
         loss = segment_loss(solver, trajectory, segments, weights, {group.name: values})
-        optimizer.zero_grad()
+        for t in free.values():
+            t.grad = None
         loss.backward()
         for name, t in free.items():
             if t.grad is None or not bool(torch.isfinite(t.grad)):
@@ -155,12 +153,36 @@ def fit_classical(
                     field=name,
                 )
         numbers = {name: float(value.detach()) for name, value in values.items()}
+        if not history or float(loss.detach()) <= min(row["loss"] for row in history):
+            best.update({name: t.detach().clone() for name, t in free.items()})
         history.append({**numbers, "loss": float(loss.detach())})
         return loss
 
+    def search(first_step: float) -> None:
+        torch.optim.LBFGS(
+            list(free.values()),
+            lr=first_step,
+            max_iter=config.iterations,
+            tolerance_change=1e-6,
+            line_search_fn="strong_wolfe",
+        ).step(evaluate)
+
     began = time.perf_counter()
     with one_thread():
-        optimizer.step(evaluate)
+        for attempt in range(config.attempts):
+            try:
+                search(config.first_step / 4**attempt)
+                break
+            except StabilityError:
+                # The line search tried a material too stiff for the step: go on from the best one.
+                if not best or attempt == config.attempts - 1:
+                    raise
+                with torch.no_grad():
+                    for name, t in free.items():
+                        t.copy_(best[name])
+    with torch.no_grad():
+        for name, t in free.items():
+            t.copy_(best[name])
     final = {name: float(_from_free(t, rules[name]).detach()) for name, t in free.items()}
     return ClassicalFit(final, history, time.perf_counter() - began)
 

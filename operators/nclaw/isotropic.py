@@ -100,9 +100,10 @@ class NeuralReturn(nn.Module):
 
         ε = log s,  t = tr ε,  e = ε − t/3
         t₊ = min(t, T),  e₊ = e min(1, Y(t₊)/‖e‖),  F₊ = exp(ε₊ − ε) F
-        log Y = log Y₀ + w z + b + network(z),  z = asinh(t/Y₀)
+        log Y = log Y₀ + w z + network(z),  z = asinh(t/10⁻⁴),  T = Y₀ exp(10 p)
 
-    Contains von Mises (Y constant), Drucker–Prager (Y = −βt, T = 0), liquids (Y = 0, the deviator
+    z resolves dilations of all sizes, since 10⁻⁴ is what the weight of a shallow heap causes. Contains
+    von Mises (Y constant), Drucker–Prager (Y = −βt, T = 0), liquids (Y = 0, the deviator
     is forgotten) and elasticity (Y and T larger than all strains). F₊(QFQ') = Q F₊(F) Q', F₊(I) = I
     and idempotence hold for any weights.
 
@@ -124,23 +125,23 @@ class NeuralReturn(nn.Module):
         self,
         width: int = 32,
         *,
-        radius: float = 1e-2,
+        radius: float = 1e-3,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if width < 1 or not radius > 0:
             raise InputError(
                 f"NeuralReturn: width ≥ 1 and radius > 0; got {width} and {radius}. Use the size "
-                "of the smallest strains that matter, as 0.01."
+                "of the smallest strains that matter, as 0.001."
             )
         self.radius = radius
         self.network = perceptron((1, width, 1), generator)
         self.slope = nn.Parameter(torch.zeros(()))
-        self.log_tension = nn.Parameter(torch.tensor(math.log(radius)))
+        self.tension = nn.Parameter(torch.zeros(()))
 
     def log_radius(self, t: Tensor) -> Tensor:
         """log Y of the dilation t, (…) → (…)."""
-        z = torch.asinh(t / self.radius)
+        z = torch.asinh(t / 1e-4)
         return math.log(self.radius) + self.slope * z + self.network(z[..., None])[..., 0]
 
     def forward(self, F: Tensor) -> Tensor:
@@ -150,7 +151,8 @@ class NeuralReturn(nn.Module):
         square = (frame.eps - t[..., None] / 3).square().sum(-1)
         # Where square is 0, the root has no derivative; nothing yields there.
         norm = torch.where(square > 0, square, 1.0).sqrt()
-        kept = torch.minimum(t, self.log_tension.exp())
+        # The factor lets p, of order 1 as weights are, span the decades from sand to jelly.
+        kept = torch.minimum(t, self.radius * torch.exp(10 * self.tension))
         log_Y = self.log_radius(kept)
         yields = (square > 0) & (norm.log() > log_Y)
         k = torch.where(yields, torch.where(yields, log_Y, 0.0).exp() / norm - 1, 0.0)

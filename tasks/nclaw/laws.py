@@ -150,8 +150,7 @@ def load_law(path: str | os.PathLike[str], device: str | torch.device = "cpu") -
         InputError: a checkpoint of something else.
         FileNotFoundError: no such file.
     """
-    path = Path(path)
-    path = path / "checkpoint.safetensors" if path.is_dir() else path
+    path = _file(path)
     checkpoint = load_checkpoint(path)
     config: dict[str, Any] = checkpoint.config
     if "method" in config:
@@ -176,6 +175,28 @@ def load_law(path: str | os.PathLike[str], device: str | torch.device = "cpu") -
         if isinstance(module, nn.Module):
             module.to(device)
     return law
+
+
+def trained_on(path: str | os.PathLike[str]) -> str:
+    """The material of a checkpoint that `load_law` reads.
+
+    Raises:
+        InputError: a checkpoint of something else.
+        FileNotFoundError: no such file.
+    """
+    config = load_checkpoint(_file(path)).config
+    if config.get("material") not in MATERIALS:
+        raise InputError(
+            f"trained_on({path}): a checkpoint of a constitutive law; got a configuration with "
+            f"{sorted(config)}. Train one with `rheograd train nclaw`."
+        )
+    return str(config["material"])
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint of a run folder, or the file itself."""
+    path = Path(path)
+    return path / "checkpoint.safetensors" if path.is_dir() else path
 
 
 def load_weights(law: TorchLaw, tensors: Mapping[str, Tensor]) -> None:

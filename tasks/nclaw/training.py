@@ -27,7 +27,6 @@ from ...operators.nclaw import (
     Trajectory,
     blind_start,
     fit_classical,
-    nclaw_scene,
     simulate_truth,
     train,
     train_labeled,

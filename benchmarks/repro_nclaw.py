@@ -1,0 +1,193 @@
+"""How do learned, fitted and older laws predict the scenes of the NCLaw paper?
+
+Trains what is missing in FOLDER (resumable), rolls every law out beside the truth and writes the mean
+square position error [m²] over every fifth frame, law × scene × material, to
+`benchmarks/results/repro_nclaw.<machine>.json`.
+
+    python benchmarks/repro_nclaw.py --size nano                  every method and scene, minutes
+    python benchmarks/repro_nclaw.py --size full --out FOLDER      the paper's sizes, hours; a GPU helps
+    python benchmarks/repro_nclaw.py --train jelly --out FOLDER    train and measure one material
+    python benchmarks/repro_nclaw.py --acceptance --out FOLDER     labels, warm start, transfer
+
+`--quick` is `--size nano` without writing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+import time
+
+import torch
+from results import Results, parser
+from rheograd.operators.nclaw import THROW_SEEDS
+from rheograd.sim.core.errors import RheogradError
+from rheograd.tasks.nclaw import METHODS, SCENES, evaluate, make_scene, simulate, train_law
+
+MATERIALS = ("jelly", "plasticine", "sand", "water")
+ALONE = tuple(name for name in SCENES if name not in ("mesh", "large", "pool", "melting"))
+"""Scenes of one material; `large` only when asked for."""
+COUPLED = ("pool", "melting")
+MEASURED = ("reconstruction", *(f"velocity-{seed}" for seed in THROW_SEEDS))
+"""Scenes that tell how good a training is: the trained motion and unseen throws."""
+
+
+class Judge:
+    """Truths by scene, laws by method, and the rows they give."""
+
+    def __init__(self, arguments, results: Results) -> None:
+        self.arguments, self.results = arguments, results
+        self.truths: dict[tuple[str, str, int], torch.Tensor] = {}
+        self.laws: dict[tuple[str, str], object] = {}
+
+    def law(self, method: str, material: str):
+        """The trained law, or None where its training broke down."""
+        key = (method, material)
+        if key not in self.laws:
+            a, began = self.arguments, time.process_time()
+            try:
+                self.laws[key] = train_law(
+                    method,
+                    material,
+                    a.out,
+                    size=a.size,
+                    seed=a.seed,
+                    device=a.device,
+                    command=shlex.join(["python", *sys.argv]),
+                    on_update=progress(f"{method} {material}"),
+                )
+            except RheogradError as failure:
+                print(f"{method} {material}: {failure}", file=sys.stderr)
+                self.laws[key] = None
+                row = {"method": method, "material": material, "failure": str(failure)}
+                self.results.add(measure=f"{a.size} training {material} {method}", **row)
+            else:
+                cpu = time.process_time() - began
+                print(f"{method} {material}: trained or loaded, {cpu:.0f} s CPU", file=sys.stderr)
+        return self.laws[key]
+
+    def row(self, scene, method: str, material: str, laws, **extra) -> float | None:
+        """Evaluate one law in one scene and keep the result."""
+        a = self.arguments
+        key = (scene.name, material, scene.steps)
+        if key not in self.truths:
+            self.truths[key] = simulate(scene, device=a.device)
+        truth = self.truths[key]
+        found = evaluate(laws, scene, truth=truth, device=a.device)
+        still = float((truth - truth[0]).square().mean())
+        self.results.add(
+            measure=f"{a.size} {scene.name} {material} {method}",
+            scene=scene.name,
+            method=method,
+            material=material,
+            particles=scene.particle_count,
+            mse_m2=found.mse,
+            mse_last_m2=found.last,
+            mse_if_still_m2=still,
+            steps=found.steps,
+            seconds=found.seconds,
+            volumes=found.volumes,
+            failure=found.failure,
+            **extra,
+        )
+        return found.mse
+
+
+def table(judge: Judge, methods, scenes, materials) -> None:
+    for name in scenes:
+        if name in COUPLED:
+            for method in methods:
+                scene = make_scene(name, size=judge.arguments.size)
+                trained = {m: judge.law(method, m) for m in scene.materials}
+                if None not in trained.values():
+                    laws = {m: one.law for m, one in trained.items()}
+                    fits = name != "melting" or all(law.storage == "F" for law in laws.values())
+                    if fits:
+                        judge.row(scene, method, "+".join(scene.materials), laws)
+            continue
+        for material in materials:
+            scene = make_scene(name, material, judge.arguments.size)
+            for method in methods:
+                trained = judge.law(method, material)
+                if trained is not None:
+                    judge.row(scene, method, material, trained.law)
+            judge.truths.clear()
+
+
+def train(judge: Judge, methods, material: str) -> None:
+    """Train, measure, and put the numbers beside the weights."""
+    for method in methods:
+        trained = judge.law(method, material)
+        if trained is None:
+            continue
+        metrics = {
+            name: judge.row(
+                make_scene(name, material, judge.arguments.size), method, material, trained.law
+            )
+            for name in MEASURED
+        }
+        report = {**trained.report, "mse_m2": metrics}
+        trained.path.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+
+
+def acceptance(judge: Judge) -> None:
+    """Labels in four materials, warm start from a tenth of the labels, transfer of the jelly law."""
+    a = judge.arguments
+    for method in ("labeled", "labeled-isotropic"):
+        for material in MATERIALS:
+            trained = judge.law(method, material)
+            scene = make_scene("reconstruction", material, a.size)
+            row = {k: v for k, v in trained.report.items() if "error" in k}
+            base = judge.row(scene, method, material, trained.law, entry="N4", **row)
+            if material == "jelly":
+                for name in ("sphere", "two"):
+                    scene = make_scene(name, "jelly", "nano")
+                    steps = 1000 if a.size == "full" else scene.steps
+                    scene = dataclasses.replace(scene, steps=steps)
+                    judge.row(scene, method, "jelly", trained.law, entry="N6", n4_mse_m2=base)
+    scene = make_scene("reconstruction", "jelly", a.size)
+    judge.row(scene, "warm", "jelly", judge.law("warm", "jelly").law, entry="N5b")
+
+
+def progress(name: str):
+    """Prints now and then, on the error stream."""
+    last = time.perf_counter()
+
+    def tell(done: int, total: int, loss: float) -> None:
+        nonlocal last
+        if time.perf_counter() - last > 20 or done == total:
+            last = time.perf_counter()
+            print(f"{name}: {done}/{total}, loss {loss:.3g}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def main() -> None:
+    p = parser(__doc__)
+    p.add_argument("--size", choices=("nano", "full"), default="nano")
+    p.add_argument("--out", default="runs/repro-nclaw", help="folder of trained laws")
+    p.add_argument(
+        "--train", metavar="MATERIAL", choices=MATERIALS, help="train one material, full size"
+    )
+    p.add_argument("--acceptance", action="store_true", help="labels, warm start, transfer")
+    p.add_argument("--methods", nargs="+", choices=list(METHODS), default=None)
+    p.add_argument("--scenes", nargs="+", choices=[*ALONE, *COUPLED, "large"], default=None)
+    p.add_argument("--materials", nargs="+", choices=MATERIALS, default=list(MATERIALS))
+    p.add_argument("--seed", type=int, default=0)
+    arguments = p.parse_args()
+    arguments.size = "nano" if arguments.quick else "full" if arguments.train else arguments.size
+    torch.set_num_threads(1)
+    judge = Judge(arguments, Results("repro_nclaw", arguments))
+    if arguments.train:
+        train(judge, arguments.methods or ["nclaw"], arguments.train)
+    elif arguments.acceptance:
+        acceptance(judge)
+    else:
+        scenes = arguments.scenes or [*ALONE, *COUPLED]
+        table(judge, arguments.methods or list(METHODS), scenes, arguments.materials)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""`rheograd evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from ..runs.configs import UsageError
+from .common import console, show_table, steps_bar
+
+
+def evaluate(
+    laws: list[Path],
+    /,
+    *,
+    scene: str = "reconstruction",
+    material: str | None = None,
+    size: Literal["nano", "full"] = "nano",
+    mesh: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Measure a trained constitutive law in a scene it has not seen, beside the truth.
+
+    Scenes: reconstruction, time, velocity-1 -7 -8, sphere, torus, capsule, mesh, slope, two, contact,
+    pool, melting, large.
+
+    Args:
+        laws: Checkpoints or run folders of `rheograd train`; several for scenes of several materials.
+            A material of the scene without one gets its true law.
+        scene: Where to measure.
+        material: True material [default: the one that the first law was trained on].
+        size: nano takes seconds, full is the size of the paper.
+        mesh: Watertight surface file for the scene mesh.
+        device: cpu or cuda.
+    """
+    if not laws:
+        raise UsageError("evaluate: at least one law; got none. See `rheograd train`.")
+    with steps_bar("start torch, simulate the truth") as update:
+        from ...operators.nclaw.data import MATERIALS
+        from ..nclaw import evaluate as measure
+        from ..nclaw import load_law, make_scene, simulate
+        from ..nclaw.laws import trained_on
+
+        given = {trained_on(path): load_law(path, device) for path in laws}
+        first = next(iter(given))
+        place = make_scene(scene, material or first, size, mesh=mesh)
+        if len(place.materials) == 1:
+            given = {place.materials[0]: given[first]}
+        chosen = {m: given.get(m, MATERIALS[m]) for m in place.materials}
+        truth = simulate(place, device=device)
+
+        def report(step: int, state: object) -> None:
+            update(step, place.steps, name=scene)
+
+        found = measure(chosen, place, truth=truth, device=device, on_frame=report)
+        still = float((truth - truth[0]).square().mean())
+    rows = {
+        "scene": f"{scene}, {size}: {place.particle_count:,} particles, {place.steps:,} steps",
+        **{f"law of {m}": "learned" if m in given else "true" for m in place.materials},
+        "error [m²]": found.mse if found.mse is not None else "broke the simulation",
+        "error in the last frame [m²]": found.last if found.last is not None else "–",
+        "error if nothing moved [m²]": still,
+        "steps": found.steps,
+        "wall time [s]": found.seconds,
+    }
+    show_table(rows)
+    if found.failure:
+        console.print(found.failure)
