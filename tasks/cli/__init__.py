@@ -1,6 +1,6 @@
 """The `rheograd` command.
 
-    rheograd demo | list | simulate | train | optimize | render | view | info
+    rheograd demo | list | simulate | generate | train | optimize | render | view | info
 
 Commands load when they are called: `rheograd --help` imports neither torch nor an engine. Errors
 that a user can cure are one line on the standard error stream; `--debug` anywhere shows where they
@@ -27,7 +27,9 @@ _COMMANDS = {
     "demo": ("demo:demo", "Simulate, learn, plan and look, in five minutes."),
     "list": ("info:list_", "Scenes, materials, laws, tasks and engines there are."),
     "simulate": ("simulate:simulate", "Run a scene and store its motion."),
+    "generate": ("generate:generate", "Simulate a data set of many motions to learn from."),
     "train": ("train:train", "Train a neural constitutive law on a motion."),
+    "evaluate": ("evaluate:evaluate", "Measure a trained law in a scene it has not seen."),
     "optimize": ("optimize:optimize", "Find the actions that solve a task."),
     "render": ("view:render", "Pictures and movies of a stored motion."),
     "view": ("view:view", "Look at a stored motion in a window."),
