@@ -6,3 +6,25 @@ positions of all N particles from theirs.
 Source: Viswanath et al. 2024, "Reduced-Order Neural Operators: Learning Lagrangian Dynamics on Highly
 Sparse Graphs", arXiv 2407.03925.
 """
+
+from __future__ import annotations
+
+from .gns import GNS, GNSConfig
+from .losses import StepperLoss, random_walk_noise
+from .rollout import AccelerationModel, ConstantVelocity, one_step_mse, rollout, rollout_mse, step
+from .stepper import GioromConfig, GioromStepper
+
+__all__ = [
+    "GNS",
+    "AccelerationModel",
+    "ConstantVelocity",
+    "GNSConfig",
+    "GioromConfig",
+    "GioromStepper",
+    "StepperLoss",
+    "one_step_mse",
+    "random_walk_noise",
+    "rollout",
+    "rollout_mse",
+    "step",
+]
