@@ -11,6 +11,7 @@ from typing import Any
 _HOME = {
     "Checkpoint": "checkpoint",
     "CheckpointError": "checkpoint",
+    "import_gns": "gns",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
     "Field": "store",
