@@ -105,7 +105,7 @@ class ParticleStepper(nn.Module):
         Differentiable in `batch.positions`, `batch.bounds` and the weights; the graph is fixed.
 
         Raises:
-            InputError: a batch of another dimension, window, dtype or with unknown kinds.
+            InputError: a batch of another dimension, window or dtype, with unknown kinds or no walls.
             StateError: positions that are not finite.
         """
         self.check(batch)
@@ -146,5 +146,11 @@ class ParticleStepper(nn.Module):
             raise InputError(
                 f"{name}: kinds in [0, {c.kinds}); got {int(batch.kind.min())} to "
                 f"{int(batch.kind.max())}. Set `kinds` in the config."
+            )
+        low, high = batch.bounds.unbind(-1)
+        if not bool((torch.isfinite(high - low) & (low < high)).all()):
+            raise InputError(
+                f"{name}: finite walls, lower below upper; got {batch.bounds.tolist()}. Give every "
+                "sample a box, a large one where there are no walls."
             )
         check_finite(name, positions=x)
