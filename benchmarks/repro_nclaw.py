@@ -132,10 +132,12 @@ def train(judge: Judge, methods, material: str) -> None:
         trained.path.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
 
-def acceptance(judge: Judge) -> None:
+def acceptance(judge: Judge, methods) -> None:
     """Labels in four materials, warm start from a tenth of the labels, transfer of the jelly law."""
     a = judge.arguments
-    for method in ("labeled", "labeled-isotropic"):
+    for method in methods:
+        if METHODS[method].learns_from != "labels":
+            continue
         for material in MATERIALS:
             trained = judge.law(method, material)
             scene = make_scene("reconstruction", material, a.size)
@@ -147,8 +149,9 @@ def acceptance(judge: Judge) -> None:
                     steps = 1000 if a.size == "full" else scene.steps
                     scene = dataclasses.replace(scene, steps=steps)
                     judge.row(scene, method, "jelly", trained.law, entry="N6", n4_mse_m2=base)
-    scene = make_scene("reconstruction", "jelly", a.size)
-    judge.row(scene, "warm", "jelly", judge.law("warm", "jelly").law, entry="N5b")
+    if "warm" in methods:
+        scene = make_scene("reconstruction", "jelly", a.size)
+        judge.row(scene, "warm", "jelly", judge.law("warm", "jelly").law, entry="N5b")
 
 
 def progress(name: str):
@@ -183,7 +186,7 @@ def main() -> None:
     if arguments.train:
         train(judge, arguments.methods or ["nclaw"], arguments.train)
     elif arguments.acceptance:
-        acceptance(judge)
+        acceptance(judge, arguments.methods or ["labeled", "labeled-isotropic", "warm"])
     else:
         scenes = arguments.scenes or [*ALONE, *COUPLED]
         table(judge, arguments.methods or list(METHODS), scenes, arguments.materials)

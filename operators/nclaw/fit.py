@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...sim.core.errors import InputError, StabilityError, StateError
 from ...sim.core.laws import Law
-from ...sim.core.laws.decompositions import polar_rotation
+from ...sim.core.laws.decompositions import log_frame, polar_rotation, stretch_by
 from .data import Trajectory, one_thread
 from .train import segment_loss
 
@@ -199,6 +199,7 @@ def train_labeled(
     batch: int = 1024,
     lr: float = 3e-3,
     every: int = 5,
+    amplify: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> LabeledHistory:
     """Regress stress and plastic return of a known law on the strains of a trajectory; an oracle.
@@ -213,6 +214,10 @@ def train_labeled(
     does to volume on the scale of its true change per step: it adds up over a rollout and becomes
     pressure, while the shear strain of a liquid has no consequence.
 
+    Trial states are hardly beyond the yield surface, so a return map that became too wide would not
+    learn of it. With `amplify` = a, a fourth term like the second one takes trial states whose strain
+    deviators are multiplied by 1 + u, u uniform in (0, a), with labels of their own.
+
     Args:
         elastic: network of the stress; give it a `scale` of the order of the stress.
         plastic: network of the plastic return, or None.
@@ -224,6 +229,7 @@ def train_labeled(
         batch: samples per update, drawn with replacement.
         lr: learning rate.
         every: stride of the frames that give samples.
+        amplify: a above, for `NeuralReturn`; 0: no such term.
         generator: source of the samples; default seed 0.
 
     Source: Ma et al. 2023 (NCLaw), §4.1 ("labeled"); trial states and the third term are ours.
@@ -232,7 +238,7 @@ def train_labeled(
     index = torch.arange(0, trajectory.steps, every, device=trajectory.F.device)
     F = trajectory.F[index].reshape(-1, 3, 3)
     trial = F + dt * trajectory.C[index + 1].reshape(-1, 3, 3) @ F
-    after = _returned(law, trial, dt)
+    after = returned_strain(law, trial, dt)
     strains = torch.cat([F, trial])
     tau, volume = _labels(law, strains), torch.linalg.det(after)
     stress_size = tau.square().mean()
@@ -255,6 +261,12 @@ def train_labeled(
             history.plastic.append(float(flow.detach()))
             history.volume.append(float(drift.detach()))
             loss = loss + flow + drift
+            if amplify > 0:
+                share = amplify * torch.rand(batch, generator=generator).to(trial)
+                far = stretch_by(trial[pick], log_frame(trial[pick]), share, 0 * share)
+                back = returned_strain(law, far, dt)
+                size = (back - far).square().mean() + 1e-10
+                loss = loss + (plastic(far) - back).square().mean() / size
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -271,7 +283,7 @@ def _labels(law: Law, F: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _returned(law: Law, trial: Tensor, dt: float) -> Tensor:
+def returned_strain(law: Law, trial: Tensor, dt: float) -> Tensor:
     """True F₊ of the trial F, (M, 3, 3)."""
     if law.storage == "F":
         return law.flow(trial, None, law.coefficients().to(trial), dt)[0]

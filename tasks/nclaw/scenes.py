@@ -174,7 +174,7 @@ class Scene:
     def params(self, step: int) -> dict[str, dict[str, Any]]:
         """Densities, and which particles have switched before a step."""
         params: dict[str, dict[str, Any]] = {}
-        first, last = self.melting
+        level, (first, last) = float("-inf"), self.melting
         if last > first:
             heights = torch.cat([body.x[:, -1] for body in self.bodies])
             share = (step - first) / (last - first)
@@ -182,7 +182,7 @@ class Scene:
         for i, body in enumerate(self.bodies):
             params[f"body{i}"] = {"rho": body.rho}
             if body.melts_to:
-                switched = (body.x[:, -1] <= level) & (step >= first)
+                switched = body.x[:, -1] <= level
                 params[f"body{i}"]["switched"] = switched.to(torch.float32)
         return params
 
