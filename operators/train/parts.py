@@ -188,9 +188,10 @@ class Objective(nn.Module):
         terms = dict(value) if isinstance(value, Mapping) else {"loss": value}
         loss = terms.get("loss")
         if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = f"keys {', '.join(terms)}" if loss is None else loss
+            got = loss if isinstance(loss, Tensor) else type(loss).__name__
             raise InputError(
-                message("Trainer.fit", 'a scalar tensor, or a dictionary with one as "loss"', got,
+                message("Trainer.fit", 'a scalar tensor, or a dictionary with one as "loss"',
+                        got if "loss" in terms else f"keys {', '.join(terms)}",
                         "Correct what loss returns")
             )  # fmt: skip
         return {"loss": loss.reshape(())} | {k: v for k, v in terms.items() if k != "loss"}
