@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ...sim.core.errors import InputError, message
 from ...sim.io.store import RolloutWindows
-from .particles import ParticleBatch, Statistics, collate
+from .particles import ParticleBatch, Statistics
 from .sources import (
     Source,
     farthest_points,
@@ -38,9 +39,9 @@ class ParticleWindows(Dataset[ParticleBatch]):
     """Windows of particle positions with the positions that follow, from rollout files.
 
     A sample is a `ParticleBatch` with S = 1: W positions of each particle, oldest first, and the T
-    that follow. Join samples with `collate`, or let `batches` do it. Files are read when a sample is
-    asked for, and may have different numbers of particles. Particles of emitters appear once they
-    have entered. `split` separates whole trajectories, never frames of one.
+    that follow. Join samples with `collate`, or train on `EpochBatches`. Files are read when a sample
+    is asked for, in any thread or process, and may have different numbers of particles. Particles of
+    emitters appear once they have entered. `split` separates whole trajectories, never frames of one.
 
     Args:
         paths: Rollout files, at least one. See `from_folder` for generated or imported data sets.
@@ -108,6 +109,7 @@ class ParticleWindows(Dataset[ParticleBatch]):
         )
         span = (window + targets - 1) * frame_stride + 1
         self._sources = list(sources(self._frames.readers, span, stride, bounds, kinds))
+        self._lock = threading.Lock()
         self._first = list(accumulate((s.windows for s in self._sources), initial=0))
         for source in self._sources:
             self._check_sensors(source)
@@ -174,6 +176,12 @@ class ParticleWindows(Dataset[ParticleBatch]):
         """Time between frames of a sample [s]."""
         return self._frames.readers[0].dt * self.frame_stride
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def __repr__(self) -> str:
         return (
             f"ParticleWindows({len(self)} samples of {len(self.trajectories)} trajectories, "
@@ -195,6 +203,7 @@ class ParticleWindows(Dataset[ParticleBatch]):
                 )
             )
         part = copy.copy(self)
+        part._lock = self._lock  # they share the open files
         part._use(trajectories)
         return part
 
@@ -255,7 +264,9 @@ class ParticleWindows(Dataset[ParticleBatch]):
                         "Pass sampling='random'",
                     )
                 )
-            return farthest_points(read_positions(source, 0, 1)[0], n, generator).sort().values
+            with self._lock:
+                x = read_positions(source, 0, 1)[0]
+            return farthest_points(x, n, generator).sort().values
         index = torch.randperm(N, generator=generator)[:n].sort().values
         if source.births is not None:
             # The first particle to enter is always seen, so that no window is empty.
@@ -298,7 +309,8 @@ class ParticleWindows(Dataset[ParticleBatch]):
     def __getitem__(self, index: int) -> ParticleBatch:
         trajectory, copy, start = self.where(index + len(self) if index < 0 else index)
         source = self._sources[trajectory]
-        x = self._frames[self._first[trajectory] + start // self.stride]["x"]
+        with self._lock:  # HDF5 reads one array at a time anyway
+            x = self._frames[self._first[trajectory] + start // self.stride]["x"]
         require_finite(x, source, start, self.frame_stride)
         return self._batch(x, source, start, self.sensor_indices(trajectory, copy))
 
@@ -313,25 +325,11 @@ class ParticleWindows(Dataset[ParticleBatch]):
         source = self._sources[trajectory]
         start = self._skipped(trajectory) * self.stride
         length = (source.reader.n_frames - 1 - start) // self.frame_stride + 1
-        x = read_positions(source, start, length, self.frame_stride)
-        source.reader.close()
+        with self._lock:
+            x = read_positions(source, start, length, self.frame_stride)
+            source.reader.close()
         index = torch.arange(source.count) if dense else self.sensor_indices(trajectory, copy)
         return self._batch(x, source, start, index)
-
-    def batches(
-        self, size: int, generator: torch.Generator | None = None, *, workers: int = 0
-    ) -> DataLoader[ParticleBatch]:
-        """Batches of `size` samples, once through the data.
-
-        Args:
-            size: Samples per batch.
-            generator: Shuffles the samples; None keeps their order.
-            workers: Processes that read ahead; 0 reads in this one.
-        """
-        return DataLoader(
-            self, size, shuffle=generator is not None, generator=generator, num_workers=workers,
-            collate_fn=collate,
-        )  # fmt: skip
 
     def _batch(self, x: Tensor, source: Source, start: int, index: Tensor) -> ParticleBatch:
         if source.births is not None:
@@ -356,5 +354,6 @@ class ParticleWindows(Dataset[ParticleBatch]):
         """
         if self._statistics is None:
             chosen = [self._sources[k] for k in self.trajectories]
-            self._statistics = pooled_statistics(chosen, self.frame_stride)
+            with self._lock:
+                self._statistics = pooled_statistics(chosen, self.frame_stride)
         return self._statistics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from rheograd.operators.data import (
 )
 from rheograd.sim.core.errors import InputError, StateError
 from rheograd.sim.io import RolloutWriter, StoreError
+from torch.utils.data import DataLoader
 
 BOX = {"domain": {"lower": [0.0, 0.0], "upper": [1.0, 2.0]}}
 
@@ -94,21 +96,20 @@ def test_collate_joins_unequal_samples_and_keeps_their_walls(files):
         collate([a, ParticleWindows(paths, 5)[0]])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_visit_every_sample_once_and_repeat_with_the_seed(files, workers):
-    windows = ParticleWindows(files[0], sensors=3, copies=2)
-
-    def epoch(seed):
-        generator = torch.Generator().manual_seed(seed)
-        return list(windows.batches(4, generator, workers=workers))
-
-    first, again, other = epoch(0), epoch(0), epoch(1)
-    assert sum(b.count for b in first) == len(windows)
-    assert all(torch.equal(a.positions, b.positions) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[0].positions, other[0].positions)
-    if workers == 0:
-        in_order = torch.cat([b.positions for b in windows.batches(4)])
-        assert torch.equal(in_order, torch.cat([windows[i].positions for i in range(len(windows))]))
+def test_processes_and_threads_read_the_same_samples(files):
+    windows = ParticleWindows(files[0], sensors=3, copies=4)
+    expected = [windows[i] for i in range(len(windows))]
+    loader = DataLoader(windows, 4, num_workers=2, collate_fn=collate)
+    assert torch.equal(
+        torch.cat([b.positions for b in loader]), torch.cat([s.positions for s in expected])
+    )
+    fresh = pickle.loads(pickle.dumps(windows))
+    parts = fresh.split(1)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(fresh.__getitem__, range(len(fresh))))
+        halves = [list(pool.map(p.__getitem__, range(len(p)))) for p in parts]
+    assert all(torch.equal(a.target, b.target) for a, b in zip(read, expected, strict=True))
+    assert sum(map(len, halves)) == len(expected)
 
 
 def test_sensors_stay_the_same_points_and_differ_between_copies(files):
