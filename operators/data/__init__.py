@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from .batches import EpochBatches
 from .particles import KINDS, ParticleBatch, Statistics, collate
 from .sources import farthest_points
 from .windows import ParticleWindows
 
 __all__ = [
     "KINDS",
+    "EpochBatches",
     "ParticleBatch",
     "ParticleWindows",
     "Statistics",

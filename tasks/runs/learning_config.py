@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-__all__ = ["DemoConfig", "NclawConfig", "PlanConfig"]
+__all__ = ["DemoConfig", "NclawConfig", "PlanConfig", "StepperConfig"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,48 @@ class NclawConfig:
     """Seed of the unseen throw that the result is measured on."""
     checkpoint_every: int = 10
     """Updates between checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepperConfig:
+    """Training of a particle stepper (GIOROM, GNS) on a generated data set."""
+
+    system: Literal["giorom"] = "giorom"
+    """What is trained."""
+    data: str = ""
+    """Folder that `rheograd generate` or `import_gns` made."""
+    model: Literal["giorom", "layers", "gns"] = "giorom"
+    """giorom: with the latent grid; layers: its interaction layers only; gns: ten message passings."""
+    size: Literal["small", "paper"] = "small"
+    """small: for CPU cores; paper: the published sizes."""
+    hidden: int | None = None
+    """Width of nodes and edges [default: the size's]."""
+    sensors: int = 300
+    """Particles that the model sees; 0: all."""
+    copies: int = 10
+    """Sensor sets per trajectory."""
+    radius: float | None = None
+    """Of the graph [m] [default: mean distance to the nearest NEIGHBORS]."""
+    neighbors: int = 32
+    """Neighbours that the default radius encloses."""
+    noise: float = 2e-5
+    """Noise of the last velocity in training [m/frame]."""
+    steps: int = 1
+    """Steps that a training sample predicts."""
+    batch: int = 2
+    """Samples per update."""
+    updates: int | None = None
+    """Optimizer steps."""
+    seconds: float | None = None
+    """Training time, instead of or beside updates [s]."""
+    lr: float = 1e-3
+    """Learning rate at the start; falls as a cosine."""
+    clip: float = 1.0
+    """Bound on the gradient norm."""
+    ema: float | None = None
+    """Decay of averaged weights."""
+    seed: int = 0
+    """Seed of weights, sensors, noise and order."""
 
 
 @dataclasses.dataclass(frozen=True)

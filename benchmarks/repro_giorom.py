@@ -1,0 +1,160 @@
+"""Does a stepper on sparse sensors learn motions, and does its latent grid pay for itself?
+
+For each material: 14 throws of a cube of 4,096 particles (24³ grid, 160 frames of 2.5 ms), 12 to train on
+and 2 unseen. Every variant trains for the same time on one core, on 300 random sensors; GNS on all
+particles. Measured on the unseen throws, two sensor sets each:
+
+    one_step      mean over particles of |a − a*|² [m²/frame⁴], sum over axes, without noise
+    rollout       mean over particles and 100 frames of |x − x*|² [m²], from the true window
+    *_over_*      over that of the baseline: no acceleration, free flight (constant velocity and gravity)
+
+"discretization" repeats the rollout on four sensor sets, and with twice the sensors, the radius scaled by
+2^(−1/3). "speed" times one step at 400 sensors and 40 neighbours, and GNS on the dense cloud.
+
+    python benchmarks/repro_giorom.py [--seconds 300] [--materials jelly water] [--jobs 2] [--quick]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from results import Results, parser
+from rheograd.operators.giorom import rollout_mse
+from rheograd.tasks.runs.configs import to_dict
+from rheograd.tasks.runs.folder import RunFolder
+from rheograd.tasks.runs.generation import generate
+from rheograd.tasks.runs.generation_config import GenerateConfig
+from rheograd.tasks.runs.learning_config import StepperConfig
+from rheograd.tasks.runs.stepping import (
+    build_stepper,
+    graph_radius,
+    held_out,
+    load_stepper,
+    train_stepper,
+    windows,
+)
+
+VARIANTS = {
+    "latent grid": {"model": "giorom"},
+    "interaction layers only": {"model": "layers"},
+    "GNS, all particles": {"model": "gns", "sensors": 0, "batch": 1},
+}
+
+
+def data_set(material: str, root: Path, quick: bool) -> Path:
+    """Folder of the generated throws; made once."""
+    config = GenerateConfig(
+        dataset=material,
+        trajectories=14,
+        validation=2,
+        particles=4096,
+        frames=160,
+        grid=24,
+        seed=100,
+    )
+    if quick:
+        config = dataclasses.replace(
+            GenerateConfig.nano(), dataset=material, particles=1000, frames=110
+        )
+    out = root / f"{material}{'-quick' if quick else ''}"
+    if not (out / "metadata.json").exists():
+        generate(config, RunFolder(out, "generate", to_dict(config)))
+    return out
+
+
+def train(material: str, variant: str, config: StepperConfig, out: Path) -> list[dict]:
+    """Rows about one variant; in a process of its own."""
+    torch.set_num_threads(1)
+    folder = RunFolder(out / f"{material}-{config.model}", "train", to_dict(config))
+    head = {"material": material, "variant": variant}
+    summary = train_stepper(config, folder)
+    rows = [{"measure": "stepper", **head, "seconds": config.seconds, **summary}]
+    if config.sensors:
+        rows.append({"measure": "discretization", **head, **discretization(config, folder.path)})
+    return rows
+
+
+@torch.no_grad()
+def discretization(config: StepperConfig, folder: Path) -> dict:
+    """Spread over sensor sets, and error with twice the sensors."""
+    model = load_stepper(folder)
+
+    def errors(copies: int, sensors: int) -> list[float]:
+        runs = held_out(config, copies=copies, seed=11, horizon=100, sensors=sensors)
+        return [float(rollout_mse(model, batch)) for batch in runs[:4]]
+
+    sets = errors(4, config.sensors)
+    model.radius *= 2 ** (-1 / 3)
+    double = errors(2, 2 * config.sensors)
+    return {
+        "std_over_mean": statistics.pstdev(sets) / statistics.mean(sets),
+        "double_over_single": statistics.mean(double[:2]) / statistics.mean(sets),
+    }
+
+
+@torch.no_grad()
+def speed(data: Path, device: str) -> list[dict]:
+    """Time of one step, on one core or the GPU."""
+    torch.set_num_threads(1)
+    rows = []
+    for variant, options in VARIANTS.items():
+        config = StepperConfig(**{"data": str(data), "sensors": 400, **options})
+        samples = windows(config, "validation")
+        batch = samples[0].to(device)
+        radius = graph_radius(samples, 40)
+        model = build_stepper(config, samples.statistics(), radius, samples.dim).eval().to(device)
+        times = []
+        for _ in range(3 if config.model == "gns" else 12):
+            start = time.perf_counter()
+            model.acceleration(batch).sum().item()
+            times.append(time.perf_counter() - start)
+        neighbors = model.encode(batch).index.shape[1] / batch.n
+        rows.append(
+            {
+                "measure": "speed",
+                "variant": variant,
+                "particles": batch.n,
+                "neighbors": neighbors,
+                "seconds_per_step": min(times[1:]),
+            }
+        )
+    for row in rows:
+        row["gns_over_this"] = rows[-1]["seconds_per_step"] / row["seconds_per_step"]
+    return rows
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--seconds", type=float, default=300.0, help="training time per variant")
+    arguments.add_argument("--materials", nargs="+", default=["jelly", "water"])
+    arguments.add_argument("--data", type=Path, default=Path("runs/giorom-data"))
+    arguments.add_argument("--out", type=Path, default=Path("runs/giorom"))
+    arguments.add_argument("--jobs", type=int, default=2, help="trainings at once, a core each")
+    given = arguments.parse_args()
+    results = Results("giorom", given)
+    out = given.out / time.strftime("%Y%m%d-%H%M%S")
+    folders = {m: data_set(m, given.data, given.quick) for m in given.materials}
+    for row in speed(next(iter(folders.values())), given.device):
+        results.add(**row)
+    jobs = []
+    for material, data in folders.items():
+        for variant, options in VARIANTS.items():
+            seconds = 15.0 if given.quick else given.seconds
+            config = StepperConfig(data=str(data), seconds=seconds, **options)
+            jobs.append((material, variant, config, out))
+    with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
+        for future in [pool.submit(train, *job) for job in jobs]:
+            for row in future.result():
+                results.add(**row)
+    print(json.dumps({"weights": str(out)}))
+
+
+if __name__ == "__main__":
+    main()
