@@ -49,6 +49,14 @@ def seeds(*path: int, count: int = 1) -> list[int]:
     return [int(s) for s in np.random.SeedSequence(path).generate_state(count)]
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch's own generators; `torch.manual_seed` takes 0.2 ms where CUDA is not in use."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 ORDER, DRAWS, VALIDATION = range(3)
 """Purposes of random numbers, the second entry of a path."""
 
@@ -81,7 +89,8 @@ def _read(batches: Any, n: int, seed: int, start: int, stride: int) -> Iterator[
     place, wanted = start - start % n, start
     while True:
         _begin(batches, place // n)
-        torch.manual_seed(seeds(seed, ORDER, place // n)[0])  # a DataLoader draws its order from it
+        # a DataLoader draws its order from torch's own generator
+        torch.default_generator.manual_seed(seeds(seed, ORDER, place // n)[0])
         end = place + n
         for batch in batches:
             if place == wanted:

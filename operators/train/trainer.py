@@ -29,6 +29,7 @@ from .parts import (
     copy,
     follow,
     on_device,
+    seed_torch,
     seeds,
     shapes,
     size,
@@ -276,7 +277,7 @@ class _Run:
         """Random numbers of a batch depend on the seed and its place in the stream alone."""
         own, common = seeds(self.config.seed, purpose, place, count=2)
         self.generator.manual_seed(own)
-        torch.manual_seed(common)
+        seed_torch(common, self.device)
 
     def _autocast(self) -> torch.autocast:
         dtype = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
