@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,7 +20,7 @@ from rheograd.operators.data import (
     farthest_points,
 )
 from rheograd.sim.core.errors import InputError, StateError
-from rheograd.sim.io import RolloutWriter, StoreError
+from rheograd.sim.io import RolloutReader, RolloutWriter, StoreError
 from torch.utils.data import DataLoader
 
 BOX = {"domain": {"lower": [0.0, 0.0], "upper": [1.0, 2.0]}}
@@ -96,20 +97,34 @@ def test_collate_joins_unequal_samples_and_keeps_their_walls(files):
         collate([a, ParticleWindows(paths, 5)[0]])
 
 
-def test_processes_and_threads_read_the_same_samples(files):
+def test_processes_read_the_same_samples(files):
     windows = ParticleWindows(files[0], sensors=3, copies=4)
-    expected = [windows[i] for i in range(len(windows))]
     loader = DataLoader(windows, 4, num_workers=2, collate_fn=collate)
-    assert torch.equal(
-        torch.cat([b.positions for b in loader]), torch.cat([s.positions for s in expected])
-    )
+    expected = [windows[i].positions for i in range(len(windows))]
+    assert torch.equal(torch.cat([b.positions for b in loader]), torch.cat(expected))
+
+
+def test_threads_take_turns_at_the_files(files, monkeypatch):
+    """Readers open and close on demand, which no two threads may do at once."""
+    windows = ParticleWindows(files[0], sensors=3)
+    expected = [windows[i].target for i in range(len(windows))]
     fresh = pickle.loads(pickle.dumps(windows))
-    parts = fresh.split(1)
+    read, inside, most = RolloutReader._read, [], []
+
+    def watched(self, path, key):
+        inside.append(path)
+        most.append(len(inside))
+        time.sleep(1e-3)  # others get here if they can
+        inside.pop()
+        return read(self, path, key)
+
+    monkeypatch.setattr(RolloutReader, "_read", watched)
+    data = [fresh, *fresh.split(1)]
     with ThreadPoolExecutor(8) as pool:
-        read = list(pool.map(fresh.__getitem__, range(len(fresh))))
-        halves = [list(pool.map(p.__getitem__, range(len(p)))) for p in parts]
-    assert all(torch.equal(a.target, b.target) for a, b in zip(read, expected, strict=True))
-    assert sum(map(len, halves)) == len(expected)
+        samples = [pool.map(d.__getitem__, range(len(d))) for d in data]
+        samples = [list(s) for s in samples]
+    assert all(torch.equal(a.target, b) for a, b in zip(samples[0], expected, strict=True))
+    assert max(most) == 1 and len(most) >= 2 * len(windows)
 
 
 def test_sensors_stay_the_same_points_and_differ_between_copies(files):
