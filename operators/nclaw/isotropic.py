@@ -17,7 +17,6 @@ to Ma et al. 2023 (NCLaw).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -96,24 +95,23 @@ class NeuralIsotropic(nn.Module):
 
 
 class NeuralReturn(nn.Module):
-    """Plastic flow as the return map of a learned yield radius Y(t) and a learned tension limit T.
+    """Plastic flow as the return map of a learned cone with a learned tip.
 
         ε = log s,  t = tr ε,  e = ε − t/3
         t₊ = min(t, T),  e₊ = e min(1, Y(t₊)/‖e‖),  F₊ = exp(ε₊ − ε) F
-        log Y = log Y₀ + w z + network(z),  z = asinh(t/10⁻⁴),  T = Y₀ exp(10 p)
+        Y(t) = (c + β (T − t)) exp(tanh(network(asinh(t/10⁻³))))
 
-    z resolves dilations of all sizes, since 10⁻⁴ is what the weight of a shallow heap causes. Contains
-    von Mises (Y constant), Drucker–Prager (Y = −βt, T = 0), liquids (Y = 0, the deviator
-    is forgotten) and elasticity (Y and T larger than all strains). F₊(QFQ') = Q F₊(F) Q', F₊(I) = I
-    and idempotence hold for any weights.
+    Contains von Mises (β = 0), Drucker–Prager (c = 0; T the tension it bears), liquids (c = β = 0:
+    the deviator is forgotten) and elasticity (c and T larger than all strains); the network bends
+    the cone by up to a factor e either way. c, β and T are learned by their logarithms.
+    F₊(QFQ') = Q F₊(F) Q', F₊(I) = I and idempotence hold for any weights.
 
     A state inside the yield surface says nothing about the surface. So the radius starts small, and
-    training widens it: for `train`, plastic flow must be learned from the first segments of two
-    steps (`plastic_from=2`).
+    training widens it.
 
     Args:
         width: width of the hidden layer.
-        radius: start Y₀ of the yield radius and of the tension limit [-].
+        radius: start of c and T [-]; β starts at 0.1.
         generator: source of the weights.
 
     Differentiable in F and the weights, once, on either side of the yield surface; NaN where
@@ -123,7 +121,7 @@ class NeuralReturn(nn.Module):
 
     def __init__(
         self,
-        width: int = 32,
+        width: int = 16,
         *,
         radius: float = 1e-3,
         generator: torch.Generator | None = None,
@@ -134,15 +132,21 @@ class NeuralReturn(nn.Module):
                 f"NeuralReturn: width ≥ 1 and radius > 0; got {width} and {radius}. Use the size "
                 "of the smallest strains that matter, as 0.001."
             )
-        self.radius = radius
         self.network = perceptron((1, width, 1), generator)
-        self.slope = nn.Parameter(torch.zeros(()))
-        self.tension = nn.Parameter(torch.zeros(()))
+        # A fifth of the logarithm is learned: of order 1 as weights are, and a step of an optimizer
+        # that suits weights changes it by some per cent, over the decades from sand to jelly.
+        start = torch.tensor([radius, 0.1, radius]).log() / 5
+        self.cohesion, self.slope, self.tension = (nn.Parameter(p) for p in start)
 
-    def log_radius(self, t: Tensor) -> Tensor:
-        """log Y of the dilation t, (…) → (…)."""
-        z = torch.asinh(t / 1e-4)
-        return math.log(self.radius) + self.slope * z + self.network(z[..., None])[..., 0]
+    def surface(self) -> tuple[Tensor, Tensor, Tensor]:
+        """c, β and T."""
+        return tuple((5 * p).exp() for p in (self.cohesion, self.slope, self.tension))
+
+    def radius(self, t: Tensor) -> Tensor:
+        """Y of the dilation t ≤ T, (…) → (…)."""
+        c, beta, tension = self.surface()
+        bend = self.network(torch.asinh(t / 1e-3)[..., None])[..., 0]
+        return (c + beta * (tension - t)) * torch.tanh(bend).exp()
 
     def forward(self, F: Tensor) -> Tensor:
         """F₊ of the trial F, both (…, 3, 3)."""
@@ -151,11 +155,10 @@ class NeuralReturn(nn.Module):
         square = (frame.eps - t[..., None] / 3).square().sum(-1)
         # Where square is 0, the root has no derivative; nothing yields there.
         norm = torch.where(square > 0, square, 1.0).sqrt()
-        # The factor lets p, of order 1 as weights are, span the decades from sand to jelly.
-        kept = torch.minimum(t, self.radius * torch.exp(10 * self.tension))
-        log_Y = self.log_radius(kept)
-        yields = (square > 0) & (norm.log() > log_Y)
-        k = torch.where(yields, torch.where(yields, log_Y, 0.0).exp() / norm - 1, 0.0)
+        kept = torch.minimum(t, self.surface()[2])
+        radius = self.radius(kept)
+        yields = (square > 0) & (norm > radius)
+        k = torch.where(yields, radius / norm - 1, 0.0)
         q = kept - t
         flows = yields | (q.detach() < 0)
         return torch.where(flows[..., None, None], stretch_by(F, frame, k, q / 3), F)

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from ...operators.nclaw import (
 )
 from ...sim import mpm
 from ...sim.core.laws import Law, TorchLaw
-from ...sim.io.checkpoint import load_checkpoint, save_checkpoint
+from ...sim.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .laws import classical_law, law_tensors, load_law, load_weights, make_law, method_of
 from .scenes import Size, training_scene
 
@@ -52,21 +52,32 @@ class TrainedLaw:
     """What its JSON file says."""
 
 
-def recipe(method: str, material: str, size: Size = "full") -> TrainConfig:
-    """Settings of the training through the simulator, per method and material.
+def recipe(method: str, material: str, size: Size = "full") -> tuple[TrainConfig, ...]:
+    """Stages of the training through the simulator, per method and material.
 
-    Short random segments first, as `TrainConfig.fast`, then longer ones. Return maps learn from
-    the first segments of two steps, since they start as the softest material.
+    First the stress alone: one step from a true state depends on nothing else, and hundreds of such
+    segments cost little. Then plastic flow, from segments that grow to 100 steps, while the stress
+    hardly changes. A return map starts as the softest material and has to widen before the stress
+    follows its errors.
     """
-    base = TrainConfig.fast()
-    changes: dict[str, Any] = {"updates": 1000, "budget": 32, "horizon": (1, 100)}
-    if method in ("isotropic", "energy"):
-        changes |= {"plastic_from": 2, "lr_plastic": 0.02}
+    full = size == "full"
+    stress = dataclasses.replace(
+        TrainConfig.fast(), updates=300 if full else 30, horizon=(1, 1), budget=16, plastic_from=2
+    )
+    returns = method in ("isotropic", "energy")
+    flow = dataclasses.replace(
+        stress,
+        updates=600 if full else 20,
+        horizon=(2, 100) if full else (2, 8),
+        budget=32 if full else 8,
+        lr_elastic=2e-3,
+        lr_plastic=1e-2 if returns else 1e-3,
+        # Two steps hardly say anything about the increments of the paper's network.
+        plastic_from=2 if returns or not full else 8,
+    )
     if method == "warm":
-        changes |= {"lr_elastic": 1e-3, "lr_plastic": 3e-4, "horizon": (8, 100), "updates": 100}
-    if size == "nano":
-        changes |= {"updates": 40, "budget": 8, "horizon": (1, 8), "plastic_from": 2}
-    return dataclasses.replace(base, **changes)
+        return (dataclasses.replace(flow, updates=100, lr_elastic=3e-4, lr_plastic=1e-4),)
+    return stress, flow
 
 
 def train_law(
@@ -77,7 +88,7 @@ def train_law(
     size: Size = "full",
     seed: int = 0,
     device: str | torch.device = "cpu",
-    config: TrainConfig | None = None,
+    config: Sequence[TrainConfig] | None = None,
     command: str = "",
     on_update: Callable[[int, int, float], None] | None = None,
 ) -> TrainedLaw:
@@ -90,7 +101,7 @@ def train_law(
         size: "full": 1000 particles and steps; "nano": 125 and 200, to see the machinery.
         seed: seed of weights and samples.
         device: device of the training.
-        config: recipe; default `recipe`. A resumed training must have the same.
+        config: stages; default `recipe`. A resumed training must have the same.
         command: what was typed, for the report.
         on_update: called with (updates done, updates in all, loss).
 
@@ -117,17 +128,17 @@ def train_law(
         for module in (law.elastic, law.plastic):
             if isinstance(module, nn.Module):
                 module.to(device)
-        saved = load_checkpoint(path, device=device) if path.is_file() else None
+        saved = load_checkpoint(path) if path.is_file() else None
         if "labels" in source and saved is None:
             _label(law, scene, truth, built, report)
         if "motion" in source:
-            config = config or recipe(method, material, size)
-            history = _through_simulator(
-                law, scene, truth, config, path, built, saved, seed, on_update
+            stages = tuple(config or recipe(method, material, size))
+            found = _through_simulator(
+                law, scene, truth, stages, path, built, saved, seed, on_update
             )
-            report["recipe"] = dataclasses.asdict(config)
-            report["loss"] = [history.loss[0], history.loss[-1]]
-            report["simulated_steps"] = history.simulated[-1]
+            report["recipe"] = [dataclasses.asdict(stage) for stage in stages]
+            report["loss"] = [[h.loss[0], h.loss[-1]] for h in found]
+            report["simulated_steps"] = sum(h.simulated[-1] for h in found)
     report["seconds"] = time.perf_counter() - began
     if source != "motion" and source != "labels then motion":
         save_checkpoint(path, law_tensors(law, values), built)
@@ -139,33 +150,45 @@ def _through_simulator(
     law: TorchLaw,
     scene: ReferenceScene,
     truth: Trajectory,
-    config: TrainConfig,
+    stages: tuple[TrainConfig, ...],
     path: Path,
     built: dict[str, Any],
-    saved: Any,
+    saved: Checkpoint | None,
     seed: int,
     on_update: Callable[[int, int, float], None] | None,
-) -> TrainHistory:
-    """`train` with a checkpoint file that an interruption leaves whole."""
+) -> list[TrainHistory]:
+    """All stages of `train`, with one checkpoint file that an interruption leaves whole.
 
-    def keep(state: dict[str, Any]) -> None:
-        save_checkpoint(path, law_tensors(law), built, optimizer=state)
-
-    def tell(update: int, history: TrainHistory) -> None:
-        if on_update is not None:
-            on_update(update + 1, config.updates, history.loss[-1])
-
+    Returns:
+        History per stage, from the one where a resumed training stood.
+    """
+    first, state = 0, None
     if saved is not None:
         load_weights(law, saved.tensors)
-    return train(
-        scene.solver(mpm, law),
-        truth,
-        config,
-        generator=torch.Generator().manual_seed(seed),
-        on_update=tell,
-        on_checkpoint=keep,
-        resume=None if saved is None else saved.optimizer_state,
-    )
+        first, state = saved.config["stage"], saved.optimizer_state
+    total = sum(stage.updates for stage in stages)
+    histories = []
+    for number in range(first, len(stages)):
+        done = sum(stage.updates for stage in stages[:number])
+
+        def keep(state: dict[str, Any], number: int = number) -> None:
+            save_checkpoint(path, law_tensors(law), {**built, "stage": number}, optimizer=state)
+
+        def tell(update: int, history: TrainHistory, done: int = done) -> None:
+            if on_update is not None:
+                on_update(done + update + 1, total, history.loss[-1])
+
+        history = train(
+            scene.solver(mpm, law),
+            truth,
+            stages[number],
+            generator=torch.Generator().manual_seed(seed + number),
+            on_update=tell,
+            on_checkpoint=keep,
+            resume=state if number == first else None,
+        )
+        histories.append(history)
+    return histories
 
 
 def _label(

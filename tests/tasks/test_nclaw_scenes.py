@@ -191,7 +191,9 @@ def test_a_mesh_takes_the_place_of_a_shape(tmp_path):
 
 
 def test_training_is_saved_resumed_and_loaded(tmp_path):
-    config = dataclasses.replace(recipe("isotropic", "jelly", "nano"), updates=6)
+    config = [
+        dataclasses.replace(stage, updates=3) for stage in recipe("isotropic", "jelly", "nano")
+    ]
     done = []
     full = train_law(
         "isotropic", "jelly", tmp_path, size="nano", config=config, command="me",
@@ -199,7 +201,7 @@ def test_training_is_saved_resumed_and_loaded(tmp_path):
     )  # fmt: skip
     assert done[-1] == (6, 6)
     report = json.loads(full.path.with_suffix(".json").read_text())
-    assert report["command"] == "me" and report["seed"] == 0 and report["recipe"]["updates"] == 6
+    assert report["command"] == "me" and report["seed"] == 0 and report["recipe"][0]["updates"] == 3
     loaded = load_law(full.path)
     F = torch.eye(3) + 0.1 * torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -219,7 +221,7 @@ def test_training_is_saved_resumed_and_loaded(tmp_path):
 def test_every_method_leads_to_a_law(method, tmp_path):
     config = None
     if METHODS[method].learns_from == "motion":
-        config = TrainConfig(updates=2, horizon=(1, 2), budget=2, weighting="acceleration")
+        config = [TrainConfig(updates=2, horizon=(1, 2), budget=2, weighting="acceleration")]
     trained = train_law(method, "jelly", tmp_path, size="nano", config=config)
     law = load_law(trained.path)
     scene = dataclasses.replace(make_scene("reconstruction", "jelly"), steps=20)
@@ -235,7 +237,7 @@ def test_nano_training_scene_touches_the_floor():
 
 
 def test_command_measures_a_law_and_names_wrong_scenes(tmp_path, capsys):
-    config = TrainConfig(updates=1, horizon=(1, 1), budget=1, weighting="acceleration")
+    config = [TrainConfig(updates=1, horizon=(1, 1), budget=1, weighting="acceleration")]
     path = train_law("nclaw", "jelly", tmp_path, size="nano", config=config).path
     assert run(["evaluate", str(path), "--scene", "capsule"]) == 0
     out = capsys.readouterr().out
