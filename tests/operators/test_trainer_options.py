@@ -6,6 +6,7 @@ import dataclasses
 import math
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -85,6 +86,11 @@ def test_average_of_the_weights():
     Trainer(model, plain, config).fit(data(), on_update=follow)
     torch.testing.assert_close(model.weight.detach(), average)
     assert not torch.allclose(model.weight, last[-1])
+    # looking at the average does not disturb the training
+    watched = line()
+    config = dataclasses.replace(config, validate_every=2, keep_best=False)
+    Trainer(watched, plain, config).fit(data(), validate=data(2))
+    assert torch.equal(watched.weight, model.weight)
 
 
 def test_best_patience_and_callables():
@@ -168,6 +174,7 @@ def test_sources_of_batches(tmp_path):
             return 3
 
         def __getitem__(self, index):
+            time.sleep(0.01)
             with self.lock:
                 self.asked.append((self.epochs[-1], index))
             return torch.ones(2, 3)
