@@ -1,8 +1,8 @@
 """Learned full-field maps: the published kernel, and a correction of an interpolation.
 
 `KernelROM` averages the sensors' displacements on a grid and decodes positions from them.
-`SplineCorrection` adds to `reconstruct.LocalSpline` what a network sees in the residuals of an affine
-fit; it starts at zero and never changes an affine motion.
+`SplineCorrection` adds to `reconstruct.LocalSpline` a learned mean of the residuals of an affine fit;
+it starts at zero and never changes an affine motion.
 
 Source: Viswanath et al., arXiv 2407.03925, version of 2026 (kernel); the correction is an addition.
 """
@@ -198,15 +198,15 @@ class KernelROM(nn.Module):
 
 
 class SplineCorrection(nn.Module):
-    """Learned correction of a local spline, from what the neighbours do beyond an affine motion.
+    """Learned correction of a local spline: a kernel on what the neighbours do beyond an affine motion.
 
-        r_j = u_j − a − B (X_j − X_q)                        residuals of `AffineMLS` at its neighbours
-        ρ² = mean_j |r_j|² + (10⁻⁶ h)²,   e = (u_spline − a) / ρ
-        x_q = spline + ρ · net(e, mean_j message(ξ_j, |ξ_j|, r_j / ρ, |x_j − x_q| / h))
+        x_q = spline + Σ_j α_j r_j,    r_j = u_j − a − B (X_j − X_q)       residuals of `AffineMLS`
+        α_j = net(m_j, mean_i m_i),    m_j = net(ξ_j, |ξ_j|, φ_j, |r_j| / ρ, |x_j − x_q| / h)
 
-    with ξ_j = (X_j − X_q) / h and h the distance of the farthest neighbour. The inputs know no place
-    and no scale; ρ makes an affine motion keep its exact reconstruction, to 10⁻⁶ h. The last layer is
-    zero at the start.
+    over the neighbours j of the affine fit, with ξ_j = (X_j − X_q) / h, h the distance of the farthest
+    one, φ_j the spline's weight and ρ² = mean |r_j|². The network knows no place, no scale and no
+    direction of the motion, so x_q turns with the sensors, and affine motions stay exact, whatever its
+    weights are. The last layer is zero at the start.
 
     Args:
         dim: D, 2 or 3.
@@ -218,28 +218,28 @@ class SplineCorrection(nn.Module):
         self, dim: int = 3, *, hidden: int = 32, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        sizes = (2 * dim + 2, hidden, hidden)
+        sizes = (dim + 4, hidden, hidden)
         self.message = _perceptron(*sizes, zero=False, generator=generator)
-        self.net = _perceptron(dim + hidden, hidden, dim, zero=True, generator=generator)
+        self.weight = _perceptron(2 * hidden, hidden, 1, zero=True, generator=generator)
 
     def forward(self, spline: LocalSpline, affine: AffineMLS, sensors: Tensor) -> Tensor:
         """Positions of the queries [m], (..., *scenes, N, D).
 
         Args:
             spline: interpolation to correct.
-            affine: affine fit of the same sensors and queries.
+            affine: affine fit of the same sensors and queries, with at most as many neighbours.
             sensors: current positions x_j [m], (..., *scenes, n, D).
 
         Raises:
-            InputError: maps of different sensors or queries.
+            InputError: maps of different sensors or queries, or more neighbours in the affine fit.
 
         Differentiable in `sensors` and the weights, once.
         """
         pairs = ((affine.sensors, spline.sensors), (affine.queries, spline.queries))
-        if not all(torch.equal(*pair) for pair in pairs):
-            raise InputError(
-                message("SplineCorrection", "maps with the same reference positions", "others")
-            )
+        k = affine.index.shape[1]
+        if k > spline.index.shape[1] or not all(torch.equal(*pair) for pair in pairs):
+            expected = "maps with the same reference positions, k of affine ≤ k of spline"
+            raise InputError(message("SplineCorrection", expected, "others"))
         X, Q, D = affine.sensors.flatten(0, -2), affine.queries.flatten(0, -2), sensors.shape[-1]
         lead = sensors.shape[: sensors.ndim - affine.sensors.ndim]
 
@@ -248,16 +248,19 @@ class SplineCorrection(nn.Module):
 
         x_j = sensors.reshape(lead.numel(), len(X), D)[:, affine.index]
         offset = X[affine.index] - Q[:, None]
-        h = torch.linalg.vector_norm(offset, dim=-1).amax(-1)[:, None, None]
+        distance = torch.linalg.vector_norm(offset, dim=-1, keepdim=True)
+        h = distance.amax(1, keepdim=True)
         out = rows(spline.reconstruct(sensors), D)
         fit = rows(affine.reconstruct(sensors), D)
         F = rows(affine.deformation_gradient(sensors), D, D)
         r = x_j - fit[:, :, None] - (F[:, :, None] @ offset[..., None])[..., 0]
-        rho = (r.square().sum(-1).mean(-1)[..., None] + (1e-6 * h[..., 0]).square()).sqrt()
-        # The spline passes through sensors: a neighbour at distance 0 has no direction.
+        # Lengths are smoothed at 10⁻⁶ h, where they have no derivative.
+        size = (r.square().sum(-1, keepdim=True) + (1e-6 * h).square()).sqrt()
+        rho = size.square().mean(2, keepdim=True).sqrt()
         now = ((x_j - out[:, :, None]).square().sum(-1, keepdim=True) / h**2 + 1e-12).sqrt()
-        xi = torch.cat([offset, torch.linalg.vector_norm(offset, dim=-1, keepdim=True)], -1) / h
-        features = [xi.expand(*r.shape[:-1], D + 1), r / rho[:, :, None], now]
-        pooled = self.message(torch.cat(features, -1)).mean(-2)
-        out = out + rho * self.net(torch.cat([(out - fit) / rho, pooled], -1))
+        # Both maps list neighbours by distance: the first k of the spline are those of the fit.
+        fixed = torch.cat([offset / h, distance / h, spline.weights[:, :k, None]], -1)
+        m = self.message(torch.cat([fixed.expand(*r.shape[:-1], D + 2), size / rho, now], -1))
+        mean = m.mean(2, keepdim=True).expand_as(m)
+        out = out + (self.weight(torch.cat([m, mean], -1)) * r).sum(2)
         return out.reshape(*lead, *affine.queries.shape)

@@ -27,7 +27,7 @@ def rom(dim=3, **options):
 def correction(dim=3, random_end=True):
     net = SplineCorrection(dim, generator=torch.Generator().manual_seed(0)).double()
     if random_end:
-        torch.nn.init.normal_(net.net[-1].weight, generator=torch.Generator().manual_seed(1))
+        torch.nn.init.normal_(net.weight[-1].weight, generator=torch.Generator().manual_seed(1))
     return net
 
 
@@ -102,16 +102,17 @@ def test_a_correction_starts_at_the_spline():
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_a_correction_keeps_affine_motions_and_knows_no_place(dim):
+def test_a_correction_keeps_affine_motions_and_knows_neither_place_nor_direction(dim):
     X, Q = points(60, dim), points(30, dim, 1)
     net = correction(dim)
     A = torch.eye(dim, dtype=F64) + 0.3 * points(dim, dim, 2)
-    out = net(LocalSpline(X, Q), AffineMLS(X, Q), X @ A)
-    # ρ = 10⁻⁶ h with h < 1, times outputs of order 10.
-    assert (out - Q @ A).abs().max() < 1e-4
-    out = net(LocalSpline(X, Q), AffineMLS(X, Q), bend(X))
+    maps = LocalSpline(X, Q), AffineMLS(X, Q)
+    assert (net(*maps, X @ A) - Q @ A).abs().max() < 1e-10
+    out = net(*maps, bend(X))
     moved = net(LocalSpline(X + 2, Q + 2), AffineMLS(X + 2, Q + 2), bend(X) + 5)
     assert (moved - 5 - out).abs().max() < 1e-8
+    turn = torch.linalg.qr(points(dim, dim, 4)).Q
+    assert (net(*maps, bend(X) @ turn) - out @ turn).abs().max() < 1e-9
 
 
 def test_correction_batches_and_derivatives():
@@ -142,7 +143,7 @@ def test_a_correction_learns_what_the_spline_misses():
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 @pytest.mark.parametrize(
