@@ -29,7 +29,8 @@ def package_folders() -> list[Path]:
     """Folders of the checkout that hold an `__init__.py`, relative to it, the root itself first."""
     found = []
     for folder, below, files in os.walk(ROOT):
-        below[:] = sorted(n for n in below if n[0] != "." and n not in ("build", "dist", "runs"))
+        skipped = ("build", "dist", "runs") if folder == str(ROOT) else ()
+        below[:] = sorted(n for n in below if n[0] != "." and n not in skipped)
         if "__init__.py" in files:
             found.append(Path(folder).relative_to(ROOT))
     return found

@@ -28,7 +28,7 @@ _COMMANDS = {
     "list": ("info:list_", "Scenes, materials, laws, tasks and engines there are."),
     "simulate": ("simulate:simulate", "Run a scene and store its motion."),
     "generate": ("generate:generate", "Simulate a data set of many motions to learn from."),
-    "train": ("train:train", "Train a neural constitutive law on a motion."),
+    "train": ("train:app", "Train a neural law on a motion, or a stepper on a data set."),
     "evaluate": ("evaluate:evaluate", "Measure a trained law in a scene it has not seen."),
     "optimize": ("optimize:optimize", "Find the actions that solve a task."),
     "render": ("view:render", "Pictures and movies of a stored motion."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,6 @@ from .folder import RunFolder
 from .learning_config import StepperConfig
 
 __all__ = ["build_stepper", "load_stepper", "measure_stepper", "train_stepper"]
-
-GRAVITY = 9.8
-"""[m/s²] of the free flight that predictions are compared with; the data's own is not stored."""
-
 
 def windows(config: StepperConfig, split: str, **changes: Any) -> ParticleWindows:
     """The samples of one split, as the configuration wants them."""
@@ -147,8 +144,8 @@ def measure_stepper(
     other = config.seed + 7
     samples = windows(config, "validation", seed=other, copies=1, stride=80 if dense else 10)
     few = [samples[i] for i in range(len(samples))]
-    gravity = torch.zeros(model.dim)
-    gravity[-1] = -GRAVITY * samples.frame_time**2
+    metadata = json.loads((Path(config.data) / "metadata.json").read_text("utf-8"))
+    gravity = torch.tensor(metadata.get("gravity", [0.0] * model.dim)) * samples.frame_time**2
     runs = held_out(config, copies=1 if dense else copies, seed=other, horizon=horizon)
     runs = runs[:1] if dense else runs  # a dense rollout takes minutes
 
