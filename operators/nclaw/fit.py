@@ -195,7 +195,7 @@ def train_labeled(
     law: Law,
     *,
     dt: float,
-    updates: int = 2500,
+    updates: int = 5000,
     batch: int = 1024,
     lr: float = 3e-3,
     every: int = 5,

@@ -72,7 +72,7 @@ def _isotropic(generator: torch.Generator) -> Networks:
 
 
 def _energy(generator: torch.Generator) -> Networks:
-    return NeuralHyperelastic(scale=1e5, generator=generator), NeuralReturn(generator=generator)
+    return NeuralHyperelastic(generator=generator), NeuralReturn(generator=generator)
 
 
 METHODS: dict[str, Method] = {

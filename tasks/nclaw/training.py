@@ -55,29 +55,43 @@ class TrainedLaw:
 def recipe(method: str, material: str, size: Size = "full") -> tuple[TrainConfig, ...]:
     """Stages of the training through the simulator, per method and material.
 
-    First the stress alone: one step from a true state depends on nothing else, and hundreds of such
-    segments cost little. Then plastic flow, from segments that grow to 100 steps, while the stress
-    hardly changes. A return map starts as the softest material and has to widen before the stress
-    follows its errors.
+    Return maps (isotropic, energy): first the stress alone, since one step from a true state depends
+    on nothing else, and hundreds of such segments cost little; then flow alone, while segments grow
+    to 16 steps and the surface widens from the softest material to the true one, which would spoil
+    the stress; then both, on segments of up to 100 steps, stress slowly, since it would make up for
+    what flow still lacks.
+
+    Other networks: `TrainConfig.fast` with twice the work, then segments of up to 200 steps, as long
+    as the paper's. The same for all materials: what differs between them is left to the networks.
     """
-    full = size == "full"
-    stress = dataclasses.replace(
-        TrainConfig.fast(), updates=300 if full else 30, horizon=(1, 1), budget=16, plastic_from=2
+    fast = TrainConfig.fast()
+    if method in ("isotropic", "energy"):
+        stages = (
+            dataclasses.replace(fast, updates=200, horizon=(1, 1)),
+            dataclasses.replace(
+                fast, updates=300, horizon=(2, 16), lr_elastic=0.0, lr_plastic=1e-2, plastic_from=2
+            ),
+            dataclasses.replace(
+                fast, updates=200, horizon=(8, 100), budget=32, lr_elastic=2e-4, lr_plastic=3e-3
+            ),
+        )
+    else:
+        last = dataclasses.replace(
+            fast, updates=100, horizon=(25, 200), budget=200, lr_elastic=1e-3, lr_plastic=3e-4
+        )
+        stages = (dataclasses.replace(fast, updates=600), last)
+        if method == "warm":
+            stages = (dataclasses.replace(last, updates=50, lr_elastic=3e-4, lr_plastic=1e-4),)
+    if size == "full":
+        return stages
+    return tuple(
+        dataclasses.replace(
+            stage, updates=20, horizon=(stage.horizon[0] // 8 + 1, 8), budget=8, plastic_from=2
+        )
+        if stage.horizon[1] > 1
+        else dataclasses.replace(stage, updates=40, budget=8)
+        for stage in stages
     )
-    returns = method in ("isotropic", "energy")
-    flow = dataclasses.replace(
-        stress,
-        updates=600 if full else 20,
-        horizon=(2, 100) if full else (2, 8),
-        budget=32 if full else 8,
-        lr_elastic=2e-3,
-        lr_plastic=1e-2 if returns else 1e-3,
-        # Two steps hardly say anything about the increments of the paper's network.
-        plastic_from=2 if returns or not full else 8,
-    )
-    if method == "warm":
-        return (dataclasses.replace(flow, updates=100, lr_elastic=3e-4, lr_plastic=1e-4),)
-    return stress, flow
 
 
 def train_law(
@@ -208,7 +222,7 @@ def _label(
         truth,
         scene.law,
         dt=scene.dt,
-        updates=2500 if full else 200,
+        updates=5000 if full else 200,
         lr=1e-2 if returns else 3e-3,
         amplify=1.0 if returns else 0.0,
         every=every,
