@@ -181,3 +181,11 @@ def test_following_carries_the_derivative_of_later_references():
 def test_bad_input_is_refused(call, error, text):
     with pytest.raises(error, match=text):
         call(points(20))
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu():
+    X, Q = points(500), points(2000, seed=1)
+    path = torch.stack([X, bend(X), bend(bend(X))])
+    here, there = follow(path, Q, every=1), follow(path.cuda(), Q.cuda(), every=1)
+    assert (here - there.cpu()).abs().max() < 1e-9

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rheograd.sim.core.backend import warp
 from rheograd.sim.core.errors import InputError, StateError
 from rheograd.sim.core.neighbors import ball_query, nearest, radius_graph
-from rheograd.sim.core.neighbors_warp import grid_ball_query, grid_nearest
+from rheograd.sim.core.neighbors_warp import _kernels, grid_ball_query, grid_nearest
 
 SCENES = torch.tensor([0] * 40 + [2] * 7 + [5] * 53)
 
@@ -133,6 +134,13 @@ def test_indices_carry_no_gradient():
 def test_bad_input_is_refused(call, error, text):
     with pytest.raises(error, match=text):
         call(cloud(10))
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_cuda(tmp_path):
+    for kernel in vars(_kernels()).values():
+        warp().compile_aot_module(kernel.module, arch=90, module_dir=str(tmp_path))
+    assert len(list(tmp_path.glob("*.cubin"))) == 2
 
 
 @pytest.mark.gpu
