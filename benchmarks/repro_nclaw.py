@@ -138,7 +138,7 @@ def acceptance(judge: Judge, methods) -> None:
     for method in methods:
         if METHODS[method].learns_from != "labels":
             continue
-        for material in MATERIALS:
+        for material in a.materials:
             trained = judge.law(method, material)
             scene = make_scene("reconstruction", material, a.size)
             row = {k: v for k, v in trained.report.items() if "error" in k}

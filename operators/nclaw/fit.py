@@ -245,7 +245,10 @@ def train_labeled(
     flow_size = (after - trial).square().mean() + 1e-10
     volume_size = (torch.linalg.det(trial) - torch.linalg.det(F)).square().mean()
     modules = nn.ModuleList([m for m in (elastic, plastic) if m is not None])
-    optimizer = torch.optim.Adam(modules.parameters(), lr=lr)
+    # A return map starts with flow far too large. Adam's usual memory of squared gradients, a thousand
+    # updates, would freeze it where it overshot.
+    betas = (0.9, 0.99) if amplify > 0 else (0.9, 0.999)
+    optimizer = torch.optim.Adam(modules.parameters(), lr=lr, betas=betas)
     history = LabeledHistory()
     for update in range(updates):
         optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * update / updates))

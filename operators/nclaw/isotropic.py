@@ -99,9 +99,9 @@ class NeuralReturn(nn.Module):
 
         ε = log s,  t = tr ε,  e = ε − t/3
         t₊ = min(t, T),  e₊ = e min(1, Y(t₊)/‖e‖),  F₊ = exp(ε₊ − ε) F
-        Y(t) = (c + β (T − t)) exp(tanh(network(asinh(t/10⁻³))))
+        Y(t) = (c + β max(0, −t)) exp(tanh(network(asinh(t/10⁻³))))
 
-    Contains von Mises (β = 0), Drucker–Prager (c = 0; T the tension it bears), liquids (c = β = 0:
+    Contains von Mises (β = 0), Drucker–Prager without cohesion (c = T = 0), liquids (c = β = 0:
     the deviator is forgotten) and elasticity (c and T larger than all strains); the network bends
     the cone by up to a factor e either way. c, β and T are learned by their logarithms.
     F₊(QFQ') = Q F₊(F) Q', F₊(I) = I and idempotence hold for any weights.
@@ -143,10 +143,10 @@ class NeuralReturn(nn.Module):
         return tuple((5 * p).exp() for p in (self.cohesion, self.slope, self.tension))
 
     def radius(self, t: Tensor) -> Tensor:
-        """Y of the dilation t ≤ T, (…) → (…)."""
-        c, beta, tension = self.surface()
+        """Y of the dilation t, (…) → (…)."""
+        c, beta, _ = self.surface()
         bend = self.network(torch.asinh(t / 1e-3)[..., None])[..., 0]
-        return (c + beta * (tension - t)) * torch.tanh(bend).exp()
+        return (c + beta * torch.relu(-t)) * torch.tanh(bend).exp()
 
     def forward(self, F: Tensor) -> Tensor:
         """F₊ of the trial F, both (…, 3, 3)."""

@@ -222,7 +222,7 @@ def _label(
         truth,
         scene.law,
         dt=scene.dt,
-        updates=5000 if full else 200,
+        updates=(1000 if returns else 5000) if full else 200,
         lr=1e-2 if returns else 3e-3,
         amplify=1.0 if returns else 0.0,
         every=every,
