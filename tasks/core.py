@@ -41,6 +41,8 @@ class Task(abc.ABC, Generic[S]):
     action_limit: Tensor
     """Largest absolute value per action component, (A,), in the unit `action_unit`."""
     action_unit: str = "m/s"
+    device: str | None = None
+    """Where rollouts run; None: where their actions are."""
     solver: Any
     """Simulator or learned operator that `step` advances."""
 
@@ -143,6 +145,8 @@ class Task(abc.ABC, Generic[S]):
         """
         if actions.ndim == 2:
             actions = actions.unsqueeze(0)
+        if self.device is not None:
+            actions = actions.to(self.device)
         self._check_actions("rollout", actions, ("B", "T"))
         if state is None:
             state = self.reset(

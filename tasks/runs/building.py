@@ -16,6 +16,7 @@ from ...sim.core.sampling import sample_shape
 from ...sim.core.shapes import Box, Capsule, Cylinder, Shape, Sphere, Torus
 from ...sim.mpm import Emitter, Grid, Group, MPMConfig, MPMControl, MPMModel, MPMState, SolverMPM
 from .configs import UsageError, nearest
+from .devices import require_device
 from .scenes import MATERIALS, BodyConfig, SimulateConfig, ToolConfig
 
 __all__ = ["Simulation", "build", "material_law", "stable_dt"]
@@ -113,7 +114,7 @@ def build(config: SimulateConfig) -> Simulation:
             "simulate: duration > 0 s, fps > 0 and resolution ≥ 4; got "
             f"{config.duration}, {config.fps}, {config.resolution}. Correct them."
         )
-    _check_device(config.device)
+    require_device("simulate", config.device)
     dx = max(b - a for a, b in zip(lower, upper, strict=True)) / config.resolution
     middle = tuple(0.5 * (a + b) for a, b in zip(lower, upper, strict=True))
     generator = torch.Generator().manual_seed(config.seed)
@@ -146,16 +147,6 @@ def build(config: SimulateConfig) -> Simulation:
         state=state,
         control=_driver(list(config.tools.values()), D, solver),
         frame_count=round(config.duration * config.fps) + 1,
-    )
-
-
-def _check_device(device: str) -> None:
-    if device == "cpu" or (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
-        return
-    why = "no CUDA device" if torch.version.cuda else "a torch without CUDA"
-    raise UsageError(
-        f"simulate: --device cpu, or cuda where there is one; got {device!r} and {why}. "
-        "Use --device cpu."
     )
 
 

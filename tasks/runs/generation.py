@@ -33,6 +33,7 @@ from ...sim.core.shapes import Box, Capsule, Cylinder, Shape, Sphere, Torus
 from ...sim.io import RolloutWriter
 from ...viz import model_config
 from .configs import UsageError, from_dict, merge, nearest, to_dict
+from .devices import require_device
 from .folder import Interrupted, RunFolder, write_whole
 from .generation_config import GenerateConfig
 from .parallel import run_jobs
@@ -109,11 +110,7 @@ def check(config: GenerateConfig) -> None:
     unknown = set(config.fields) - {"x", "v"}
     if unknown:
         raise UsageError(f"--fields: out of x, v; got {', '.join(sorted(unknown))}. Correct it.")
-    if config.device != "cpu" and not torch.cuda.is_available():
-        raise UsageError(
-            f"generate: --device cpu, or cuda where there is one; got {config.device!r}. "
-            "Use --device cpu."
-        )
+    require_device("generate", config.device)
     solver = solver_of(config, scene_of(config, 0))
     solver.prepare(None, solver.model.initial_state())
 

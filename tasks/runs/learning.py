@@ -39,6 +39,7 @@ from ...sim.core.laws import Law, TorchLaw, law_by_name
 from ...sim.core.rollout import rollout
 from ...sim.io import load_checkpoint, save_checkpoint
 from .configs import UsageError, to_dict
+from .devices import require_device
 from .folder import Interrupted, RunFolder
 from .learning_config import NclawConfig
 
@@ -80,10 +81,10 @@ def throw(config: NclawConfig, seed: int) -> ReferenceScene:
 def make_networks(config: NclawConfig) -> TorchLaw:
     """Untrained law; the same seed gives the same weights."""
     generator = torch.Generator().manual_seed(config.seed)
-    elastic = NeuralElastic(scale=config.scale or None, generator=generator)
+    elastic = NeuralElastic(scale=config.scale or None, generator=generator).to(config.device)
     plastic = None
     if config.plastic:
-        plastic = NeuralPlastic(gain=config.plastic_gain, generator=generator)
+        plastic = NeuralPlastic(gain=config.plastic_gain, generator=generator).to(config.device)
     return neural_law(elastic, plastic)
 
 
@@ -182,14 +183,15 @@ def train_nclaw(
     """
     if config.steps < 5:
         raise UsageError(f"train: steps ≥ 5; got {config.steps}. Give a longer motion.")
+    require_device("train", config.device)
     began = time.perf_counter()
-    truth = simulate_truth(training_scene(config).solver(mpm), config.steps)
+    truth = simulate_truth(training_scene(config).solver(mpm), config.steps).to(config.device)
     law = make_networks(config)
     history = fit_networks(
         config, law, truth, folder=folder, resume=resume, on_update=on_update
     )
     scene = throw(config, config.throw_seed)
-    unseen = simulate_truth(scene.solver(mpm), config.steps)
+    unseen = simulate_truth(scene.solver(mpm), config.steps).to(config.device)
     summary = {
         "updates": len(history.loss),
         "loss, first": history.loss[0],

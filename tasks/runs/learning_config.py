@@ -42,6 +42,8 @@ class NclawConfig:
     """Whether there is a plastic network."""
     plastic_gain: float = 0.01
     """Factor on the plastic network's last layer at the start; small: nearly elastic at first."""
+    device: str = "cpu"
+    """cpu or cuda."""
     seed: int = 0
     """Seed of weights and segments."""
     throw_seed: int = 1
@@ -88,6 +90,8 @@ class StepperConfig:
     """Bound on the gradient norm."""
     ema: float | None = None
     """Decay of averaged weights."""
+    device: str = "cpu"
+    """cpu or cuda."""
     seed: int = 0
     """Seed of weights, sensors, noise and order."""
 
@@ -106,6 +110,8 @@ class PlanConfig:
     """Gradient steps or generations at most [default: no limit]."""
     simulator_steps: int | None = None
     """Simulator steps to spend at most [default: no limit]."""
+    device: str = "cpu"
+    """cpu or cuda."""
     seed: int = 0
     """Seed of the search."""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)

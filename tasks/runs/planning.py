@@ -15,6 +15,7 @@ from ...viz import model_config
 from ..core import TASKS, Task
 from ..optim import METHODS, Budget, OptimResult, optimize
 from .configs import UsageError, from_dict, nearest, to_dict
+from .devices import require_device
 from .folder import Interrupted, RunFolder
 from .learning_config import PlanConfig
 
@@ -68,7 +69,9 @@ def plan(
     Raises:
         Interrupted: on Ctrl-C, after the best actions so far and their motion were saved.
     """
+    require_device("optimize", config.device)
     task = task or make_task(config.task, config.settings)
+    task.device = config.device
     settings = method_config(config.method, config.optimizer)
     state = None
     if resume and folder.checkpoint.is_file():

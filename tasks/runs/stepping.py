@@ -26,6 +26,7 @@ from ...operators.train import Trainer, TrainerConfig, TrainerHistory
 from ...sim.core.neighbors import nearest
 from ...sim.io import load_checkpoint
 from .configs import UsageError
+from .devices import require_device
 from .folder import RunFolder
 from .learning_config import StepperConfig
 
@@ -88,10 +89,11 @@ def train_stepper(
     """
     if config.updates is None and config.seconds is None:
         raise UsageError("train: --updates or --seconds; got neither. Give one.")
+    require_device("train", config.device)
     data = windows(config, "train")
     statistics = data.statistics().with_noise(config.noise)
     radius = config.radius or graph_radius(data, config.neighbors)
-    model = build_stepper(config, statistics, radius, data.dim)
+    model = build_stepper(config, statistics, radius, data.dim).to(config.device)
     stored = {
         "model": config.model, "size": config.size, "hidden": config.hidden, "radius": radius,
         "dim": data.dim, "statistics": statistics.to_dict(), "frame_time": data.frame_time,
@@ -150,7 +152,7 @@ def measure_stepper(
     runs = runs[:1] if dense else runs  # a dense rollout takes minutes
 
     def mean(measure: Callable, one: Any, batches: list[ParticleBatch]) -> float:
-        return sum(float(measure(one, b)) for b in batches) / len(batches)
+        return sum(float(measure(one, b.to(config.device))) for b in batches) / len(batches)
 
     step, rest = mean(one_step_mse, model, few), mean(one_step_mse, ConstantVelocity(), few)
     run = mean(rollout_mse, model, runs)

@@ -114,7 +114,8 @@ def test_a_signal_leaves_a_readable_file_that_resumes(number, tmp_path):
     times, x, _ = frames(folder)
     assert len(times) >= 4 and np.isfinite(x).all()
     stored = load_checkpoint(folder / "checkpoint.safetensors").config
-    assert stored["frame"] == len(times) - 1
+    # A stop between writing a frame and noting it leaves the checkpoint one frame behind the file.
+    assert stored["frame"] in (len(times) - 2, len(times) - 1)
     opened = RunFolder.open(folder, "simulate")
     opened.update({**opened.config, "duration": float(times[-1]) + 0.08})
     assert run(["simulate", "--resume", str(folder)]) == 0
