@@ -21,7 +21,12 @@ NOT_PACKAGED = ("tests", "docs", "benchmarks", ".ci", "runs", "Makefile")
 def wheel(tmp_path_factory) -> tuple[set[str], Path]:
     """Names in a wheel, and the copy it was built from: building writes beside the source."""
     folder = tmp_path_factory.mktemp("wheel")
-    ignore = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
+    common = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__")
+
+    def ignore(path: str, names: list[str]) -> set[str]:
+        made = {"build", "dist", "runs"} if path == str(ROOT) else set()
+        return common(path, names) | made.intersection(names)
+
     shutil.copytree(ROOT, folder / "source", ignore=ignore, symlinks=True)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     command += ["--no-index", "--wheel-dir", str(folder), str(folder / "source")]
