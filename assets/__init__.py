@@ -1,0 +1,42 @@
+"""Small things that ship with the package: trained weights, each beside a JSON file that says how they
+were made and what they were measured to do.
+
+    laws/NAME.safetensors       constitutive laws, `rheograd.tasks.nclaw.load_law(NAME)`
+    steppers/NAME.safetensors   particle steppers, `rheograd.tasks.runs.stepping.load_stepper(NAME)`
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["weights", "weights_names"]
+
+_ROOT = Path(__file__).parent
+
+
+def weights_names(kind: str) -> list[str]:
+    """Names of the weights of one kind, "laws" or "steppers"."""
+    return sorted(path.stem for path in (_ROOT / kind).glob("*.safetensors"))
+
+
+def weights(kind: str, name: str | os.PathLike[str]) -> Path:
+    """A file of weights: the path itself where there is one, else the shipped one of that name.
+
+    Args:
+        kind: "laws" or "steppers".
+        name: path of a file or folder, or one of `weights_names`.
+
+    Raises:
+        FileNotFoundError: neither; names what ships.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    if str(name) in weights_names(kind):
+        return _ROOT / kind / f"{name}.safetensors"
+    raise FileNotFoundError(
+        f"weights: a file, a run folder, or a shipped name out of "
+        f"{', '.join(weights_names(kind)) or 'none'}; got {name}, which is none of them. "
+        "Check the path."
+    )

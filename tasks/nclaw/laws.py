@@ -27,6 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ...assets import weights
 from ...operators.nclaw import (
     NeuralElastic,
     NeuralHyperelastic,
@@ -143,7 +144,8 @@ def load_law(path: str | os.PathLike[str], device: str | torch.device = "cpu") -
     """A trained law from a checkpoint of `train_law` or of `rheograd train`.
 
     Args:
-        path: safetensors file, or the folder of a run of `rheograd train`.
+        path: safetensors file, the folder of a run of `rheograd train`, or the name of a law that
+            ships (`rheograd.assets.weights_names("laws")`).
         device: device of its weights.
 
     Raises:
@@ -194,8 +196,8 @@ def trained_on(path: str | os.PathLike[str]) -> str:
 
 
 def _file(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint of a run folder, or the file itself."""
-    path = Path(path)
+    """The checkpoint of a run folder, the file itself, or what ships under the name."""
+    path = weights("laws", path)
     return path / "checkpoint.safetensors" if path.is_dir() else path
 
 

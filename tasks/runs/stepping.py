@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...assets import weights
 from ...operators.data import EpochBatches, ParticleBatch, ParticleWindows, Statistics
 from ...operators.giorom import (
     GNS,
@@ -116,8 +117,8 @@ def train_stepper(
 
 
 def load_stepper(path: str | Path) -> ParticleStepper:
-    """The trained model of a run, from its folder or its model.safetensors; in evaluation mode."""
-    path = Path(path)
+    """A trained model in evaluation mode: of a run folder, a model.safetensors, or shipped by name."""
+    path = weights("steppers", path)
     stored = load_checkpoint(path / "model.safetensors" if path.is_dir() else path)
     c = stored.config
     config = StepperConfig(model=c["model"], size=c["size"], hidden=c["hidden"])
