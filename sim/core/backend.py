@@ -22,12 +22,17 @@ from typing import Any
 
 import torch
 
+from .errors import InputError
+
 __all__ = ["CPU_THREADS", "Workers", "Command", "as_array", "real_type", "warp", "taichi"]
 
 log = logging.getLogger(__name__)
 
 CPU_THREADS = min(os.cpu_count() or 1, 8)
 """Threads used when a configuration leaves the number open."""
+
+MOST = 1024
+"""Threads that shards may use in all."""
 
 POLLS = 1000
 """How often a shard asks for the others before it sleeps between questions."""
@@ -206,6 +211,8 @@ class Workers:
     _lock = threading.Lock()
 
     def __init__(self, count: int) -> None:
+        if not 1 <= count <= MOST:
+            raise InputError(f"Workers: 1 to {MOST} threads; got {count}. Ask for one per core.")
         self.count = count
 
     def run(self, *stages: Callable[[int], None]) -> None:
@@ -214,11 +221,6 @@ class Workers:
             for stage in stages:
                 stage(0)
             return
-        with Workers._lock:
-            if Workers._pool is None:
-                Workers._pool = ThreadPoolExecutor(
-                    max_workers=max(CPU_THREADS, 16), thread_name_prefix="rheograd"
-                )
         arrived = [0] * self.count
         broken = threading.Event()
 
@@ -233,7 +235,12 @@ class Workers:
                 broken.set()
                 raise
 
-        futures = [Workers._pool.submit(work, shard) for shard in range(1, self.count)]
+        with Workers._lock:
+            # Shards wait for each other inside the pool, so all of one caller must get a thread: they
+            # queue together, first come, first served. Threads are made when they are needed.
+            if Workers._pool is None:
+                Workers._pool = ThreadPoolExecutor(MOST, thread_name_prefix="rheograd")
+            futures = [Workers._pool.submit(work, shard) for shard in range(1, self.count)]
         try:
             work(0)
         finally:
