@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rheograd.viz import build_viewer, view
+from rheograd.viz.viewer import _start_clock
 
 
 @pytest.fixture
@@ -88,3 +89,12 @@ def test_view_without_a_display_says_so(pool, tmp_path, monkeypatch):
         view(pool)
     with pytest.raises(FileNotFoundError, match="no.h5"):
         view(tmp_path / "no.h5")
+
+
+def test_the_clock_takes_the_place_of_the_styles_own(pool, plotter):
+    viewer = build_viewer(pool, plotter)
+    viewer.playing = True
+    _start_clock(plotter, viewer)
+    style = plotter.iren.interactor.GetInteractorStyle()
+    style.InvokeEvent("TimerEvent")
+    assert viewer.index == 1  # an observer of the style keeps it from repeating the last drag
