@@ -4,7 +4,7 @@ Prints one JSON line per measurement and writes them to `benchmarks/results/ncla
 Positions are compared as mean square errors [m²] over every fifth frame, particles and axes. CPU
 time counts more than wall time, since machines are shared.
 
-    python benchmarks/bench_nclaw.py [anchors] [classical] [recipes] [labeled] [--machine NAME]
+    python benchmarks/bench_nclaw.py [anchors] [classical] [recipes] [--machine NAME]
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from rheograd.operators.nclaw import (
     random_throw,
     simulate_truth,
     train,
-    train_labeled,
 )
 from rheograd.sim import mpm
 from rheograd.sim.core.errors import RheogradError
@@ -183,32 +182,9 @@ def recipes(jelly: Jelly, names):
         }
 
 
-def labeled():
-    for material in ("jelly", "plasticine", "sand", "water"):
-        scene = nclaw_scene(material)
-        truth = simulate_truth(scene.solver(mpm), 1000)
-        generator = torch.Generator().manual_seed(0)
-        elastic = NeuralElastic(scale=1e5, generator=generator)
-        plastic = NeuralPlastic(generator=generator)
-        history, wall, cpu = timed(
-            lambda e=elastic, p=plastic, t=truth, s=scene: train_labeled(
-                e, p, t, s.law, dt=s.dt, generator=torch.Generator().manual_seed(0)
-            )
-        )
-        yield {
-            "what": "labeled",
-            "material": material,
-            "wall_s": wall,
-            "cpu_s": cpu,
-            "stress": history.stress[-1],
-            "plastic": history.plastic[-1],
-            "1000 steps": error(scene, truth, neural_law(elastic, plastic)),
-        }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["anchors", "classical", "recipes", "labeled"])
+    parser.add_argument("parts", nargs="*", default=["anchors", "classical", "recipes"])
     parser.add_argument("--recipe", action="append", help="only these recipes")
     parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}core")
     arguments = parser.parse_args()
@@ -220,7 +196,6 @@ def main() -> None:
         "anchors": anchors,
         "classical": lambda: classical(jelly),
         "recipes": lambda: recipes(jelly, arguments.recipe or RECIPES),
-        "labeled": labeled,
     }
     keys = ("what", "material", "law", "horizon", "name")
     for part in arguments.parts:

@@ -5,11 +5,14 @@ square position error [m²] over every fifth frame, law × scene × material, to
 `benchmarks/results/repro_nclaw.<machine>.json`.
 
     python benchmarks/repro_nclaw.py --size nano                  every method and scene, minutes
-    python benchmarks/repro_nclaw.py --size full --out FOLDER      the paper's sizes, hours; a GPU helps
+    python benchmarks/repro_nclaw.py --size medium --out FOLDER    full bodies, fewer particles, hours
+    python benchmarks/repro_nclaw.py --size full --out FOLDER      the paper's sizes; wants a GPU
     python benchmarks/repro_nclaw.py --train jelly --out FOLDER    train and measure one material
     python benchmarks/repro_nclaw.py --acceptance --out FOLDER     labels, warm start, transfer
 
-`--quick` is `--size nano` without writing.
+The table goes on where it was interrupted: what the file of results has is not measured again, except
+with `--again`. Its law `isotropic` is the one that ships, but at nano. `--quick` is `--size nano` without
+writing.
 """
 
 from __future__ import annotations
@@ -20,16 +23,30 @@ import shlex
 import sys
 import time
 
+import gnn_opponent
 import torch
 from results import Results, parser
+from rheograd.assets import weights
 from rheograd.operators.nclaw import THROW_SEEDS
 from rheograd.sim.core.errors import RheogradError
-from rheograd.tasks.nclaw import METHODS, SCENES, evaluate, make_scene, simulate, train_law
+from rheograd.tasks.nclaw import (
+    METHODS,
+    SCENES,
+    TrainedLaw,
+    evaluate,
+    load_law,
+    make_scene,
+    simulate,
+    train_law,
+    volume_ratios,
+)
 
 MATERIALS = ("jelly", "plasticine", "sand", "water")
 ALONE = tuple(name for name in SCENES if name not in ("mesh", "large", "pool", "melting"))
 """Scenes of one material; `large` only when asked for."""
 COUPLED = ("pool", "melting")
+SOLIDS = ("jelly", "plasticine")
+"""What melts, each to sand."""
 MEASURED = ("reconstruction", *(f"velocity-{seed}" for seed in THROW_SEEDS))
 """Scenes that tell how good a training is: the trained motion and unseen throws."""
 
@@ -39,14 +56,31 @@ class Judge:
 
     def __init__(self, arguments, results: Results) -> None:
         self.arguments, self.results = arguments, results
-        self.truths: dict[tuple[str, str, int], torch.Tensor] = {}
-        self.laws: dict[tuple[str, str], object] = {}
+        self.truths: dict[tuple, tuple[torch.Tensor, dict[str, float]]] = {}
+        self.laws: dict[tuple[str, str], TrainedLaw | None] = {}
+        self.networks: dict[str, object] = {}
+        a = arguments
+        table = not (a.train or a.acceptance or a.again or results.quick)
+        stored = results.file if table and results.file.is_file() else None
+        rows = json.loads(stored.read_text("utf-8"))["rows"] if stored else []
+        self.finished = {row["measure"] for row in rows}
+
+    def missing(self, scene, method: str, material: str) -> bool:
+        """Whether the table lacks a row."""
+        name = f"{self.arguments.size} {scene.name} {material} {method}"
+        return name not in self.finished
 
     def law(self, method: str, material: str):
         """The trained law, or None where its training broke down."""
         key = (method, material)
         if key not in self.laws:
             a, began = self.arguments, time.process_time()
+            if method == "isotropic" and a.size != "nano" and not a.train:
+                report = weights("laws", material).with_suffix(".json")
+                self.laws[key] = TrainedLaw(
+                    load_law(material, a.device), report, json.loads(report.read_text("utf-8"))
+                )
+                return self.laws[key]
             try:
                 self.laws[key] = train_law(
                     method,
@@ -69,13 +103,17 @@ class Judge:
         return self.laws[key]
 
     def row(self, scene, method: str, material: str, laws, **extra) -> float | None:
-        """Evaluate one law in one scene and keep the result."""
+        """Evaluate one law, or networks instead, in one scene and keep the result."""
         a = self.arguments
-        key = (scene.name, material, scene.steps)
+        key = (scene.name, material, scene.particle_count, scene.steps)
         if key not in self.truths:
-            self.truths[key] = simulate(scene, device=a.device)
-        truth = self.truths[key]
-        found = evaluate(laws, scene, truth=truth, device=a.device)
+            self.truths.clear()
+            self.truths[key] = self.truth(scene)
+        truth, volumes = self.truths[key]
+        if method == "gnn":
+            found = gnn_opponent.evaluate(laws, scene, truth, material)
+        else:
+            found = evaluate(laws, scene, truth=truth, device=a.device)
         still = float((truth - truth[0]).square().mean())
         self.results.add(
             measure=f"{a.size} {scene.name} {material} {method}",
@@ -89,31 +127,69 @@ class Judge:
             steps=found.steps,
             seconds=found.seconds,
             volumes=found.volumes,
+            true_volumes=volumes,
             failure=found.failure,
             **extra,
         )
         return found.mse
 
+    def truth(self, scene) -> tuple[torch.Tensor, dict[str, float]]:
+        """Positions of the true laws, and how much volume each body has at the end over rest."""
+        volumes = {}
+
+        def keep(step: int, state) -> None:
+            if step == scene.steps:
+                volumes.update(volume_ratios(scene.solver(), state))
+
+        return simulate(scene, device=self.arguments.device, on_frame=keep), volumes
+
+    def gnn(self, material: str):
+        """The trained graph network."""
+        if material not in self.networks:
+            a = self.arguments
+            nano = a.size == "nano"
+            size = "nano" if nano else "full"
+            self.networks[material] = gnn_opponent.train(
+                material, a.out, a.gnn_seconds or (5 if nano else 150), size=size, seed=a.seed
+            )
+        return self.networks[material]
+
 
 def table(judge: Judge, methods, scenes, materials) -> None:
+    size = judge.arguments.size
     for name in scenes:
         if name in COUPLED:
-            for method in methods:
-                scene = make_scene(name, size=judge.arguments.size)
-                trained = {m: judge.law(method, m) for m in scene.materials}
-                if None not in trained.values():
-                    laws = {m: one.law for m, one in trained.items()}
-                    fits = name != "melting" or all(law.storage == "F" for law in laws.values())
-                    if fits:
-                        judge.row(scene, method, "+".join(scene.materials), laws)
+            for start in SOLIDS if name == "melting" else ("jelly",):
+                scene = make_scene(name, start, size)
+                if set(scene.materials) <= set(materials):
+                    coupled(judge, methods, scene)
             continue
         for material in materials:
-            scene = make_scene(name, material, judge.arguments.size)
+            scene = make_scene(name, material, size)
             for method in methods:
+                if not judge.missing(scene, method, material):
+                    continue
+                if method == "gnn":
+                    judge.row(scene, method, material, judge.gnn(material))
+                    continue
                 trained = judge.law(method, material)
                 if trained is not None:
-                    judge.row(scene, method, material, trained.law)
-            judge.truths.clear()
+                    seconds = trained.report.get("seconds")
+                    judge.row(scene, method, material, trained.law, training_s=seconds)
+
+
+def coupled(judge: Judge, methods, scene) -> None:
+    """One scene of several materials: every method that has a law for each."""
+    material = "+".join(scene.materials)
+    for method in methods:
+        if method == "gnn" or not judge.missing(scene, method, material):
+            continue
+        trained = {m: judge.law(method, m) for m in scene.materials}
+        if None not in trained.values():
+            laws = {m: one.law for m, one in trained.items()}
+            melts = scene.melting[1] > 0
+            if not melts or all(law.storage == "F" for law in laws.values()):
+                judge.row(scene, method, material, laws)
 
 
 def train(judge: Judge, methods, material: str) -> None:
@@ -169,17 +245,21 @@ def progress(name: str):
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--size", choices=("nano", "full"), default="nano")
+    p.add_argument("--size", choices=("nano", "medium", "full"), default="nano")
     p.add_argument("--out", default="runs/repro-nclaw", help="folder of trained laws")
     p.add_argument(
         "--train", metavar="MATERIAL", choices=MATERIALS, help="train one material, full size"
     )
     p.add_argument("--acceptance", action="store_true", help="labels, warm start, transfer")
-    p.add_argument("--methods", nargs="+", choices=list(METHODS), default=None)
+    p.add_argument("--again", action="store_true", help="measure finished rows anew")
+    p.add_argument("--methods", nargs="+", choices=[*METHODS, "gnn"], default=None)
     p.add_argument("--scenes", nargs="+", choices=[*ALONE, *COUPLED, "large"], default=None)
     p.add_argument("--materials", nargs="+", choices=MATERIALS, default=list(MATERIALS))
+    p.add_argument("--gnn-seconds", type=float, help="training of the graph network")
     p.add_argument("--seed", type=int, default=0)
     arguments = p.parse_args()
+    if "gnn" in (arguments.methods or ()) and (arguments.train or arguments.acceptance):
+        p.error("gnn is no law; it is in the table alone.")
     arguments.size = "nano" if arguments.quick else "full" if arguments.train else arguments.size
     torch.set_num_threads(1)
     judge = Judge(arguments, Results("repro_nclaw", arguments))
@@ -189,7 +269,7 @@ def main() -> None:
         acceptance(judge, arguments.methods or ["labeled", "labeled-isotropic", "warm"])
     else:
         scenes = arguments.scenes or [*ALONE, *COUPLED]
-        table(judge, arguments.methods or list(METHODS), scenes, arguments.materials)
+        table(judge, arguments.methods or [*METHODS, "gnn"], scenes, arguments.materials)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from ... import __version__
+from ...assets import weights, weights_names
 from ..runs.configs import UsageError
 from ..runs.folder import Metrics, RunFolder
 from .common import console, show_table
@@ -42,7 +43,7 @@ def info(path: Path | None = None, /) -> None:
 
 
 def list_() -> None:
-    """Scenes, materials, laws, tasks and engines there are."""
+    """Scenes, materials, laws, tasks, engines and trained weights there are."""
     from ...sim.core.laws import LAWS
     from ..runs.scenes import MATERIALS, SCENES
 
@@ -57,6 +58,8 @@ def list_() -> None:
     tasks = {name: _first_line(cls) for name, cls in _tasks().items()}
     _names("Tasks", tasks, "rheograd optimize NAME")
     _names("Engines", _engines(), "--engine NAME")
+    _names("Trained laws", _shipped("laws"), "rheograd evaluate NAME --scene torus")
+    _names("Trained steppers", _shipped("steppers"), "rheograd.tasks.runs.stepping.load_stepper")
 
 
 def _tasks() -> dict[str, Any]:
@@ -73,6 +76,27 @@ def _engines() -> dict[str, str]:
         "torch": "plain reference",
         "taichi": f"taichi {taichi}" if taichi else 'missing; pip install "rheograd[taichi]"',
     }
+
+
+def _shipped(kind: str) -> dict[str, str | None]:
+    """What each file of shipped weights was trained on, and how well it predicts."""
+    rows: dict[str, str | None] = {}
+    for name in weights_names(kind):
+        file = weights(kind, name).with_suffix(".json")
+        report = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        errors = report.get("mse_m2")
+        source = report.get("material") or report.get("dataset")
+        parts = [f"trained on {source}" if source else ""]
+        if isinstance(errors, dict):
+            worst = max(errors.values())
+            parts.append(f"mean square error ≤ {worst:.2g} m² in {len(errors)} motions")
+        parts += [
+            f"{key} {value:.2g}"
+            for key, value in report.items()
+            if "rollout" in key and isinstance(value, float)
+        ]
+        rows[name] = "; ".join(filter(None, parts))
+    return rows
 
 
 def _names(title: str, rows: dict[str, str | None], usage: str) -> None:

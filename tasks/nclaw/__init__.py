@@ -8,7 +8,7 @@ Source: Ma et al. 2023 (NCLaw).
 
 from __future__ import annotations
 
-from .evaluation import Evaluation, evaluate, simulate
+from .evaluation import Evaluation, evaluate, simulate, volume_ratios
 from .laws import METHODS, Method, classical_law, load_law, make_law
 from .scenes import SCENES, Body, Scene, make_scene, training_scene
 from .switch import SwitchLaw
@@ -32,4 +32,5 @@ __all__ = [
     "simulate",
     "train_law",
     "training_scene",
+    "volume_ratios",
 ]

@@ -24,7 +24,7 @@ from ...sim.core.laws import Law
 from ...sim.core.rollout import rollout
 from .scenes import Scene, Size, make_scene
 
-__all__ = ["Evaluation", "evaluate", "simulate"]
+__all__ = ["Evaluation", "evaluate", "simulate", "volume_ratios"]
 
 _SMALL = 5000
 """Particles below which torch's second thread costs more than it brings."""
@@ -93,7 +93,7 @@ def simulate(
 def evaluate(
     law: Law | Mapping[str, Law],
     scene: str | Scene,
-    material: str = "jelly",
+    material: str | None = None,
     *,
     size: Size = "nano",
     truth: Tensor | None = None,
@@ -105,8 +105,8 @@ def evaluate(
     Args:
         law: the law to judge, or {material: law} for scenes of several.
         scene: name for `make_scene`, or a scene.
-        material: true material, if `scene` is a name.
-        size: "nano" or "full", if `scene` is a name.
+        material: true material, if `scene` is a name; default as in `make_scene`.
+        size: "nano", "medium" or "full", if `scene` is a name.
         truth: positions of the true laws from `simulate`, to save time; default simulated.
         device: device of the simulation.
         on_frame: called with (step, state) after every compared frame of the prediction.
@@ -133,7 +133,7 @@ def evaluate(
         nonlocal reached
         reached = step
         if step == scene.steps:
-            volumes.update(_volumes(solver, state))
+            volumes.update(volume_ratios(solver, state))
         if on_frame is not None:
             on_frame(step, state)
 
@@ -148,8 +148,14 @@ def evaluate(
     return Evaluation(float(errors.mean()), float(errors[-1]), volumes, reached, seconds)
 
 
-def _volumes(solver: Any, state: Any) -> dict[str, float]:
-    """Mean det F or J per group."""
+def volume_ratios(solver: Any, state: Any) -> dict[str, float]:
+    """Volume over that at rest [-] per body, the mean of det F or J; of solids that flow the elastic
+    part alone.
+
+    Args:
+        solver: of the scene, with the laws of the state.
+        state: as `on_frame` of `simulate` gets it.
+    """
     storage = solver.model.storage_slices()
     ratios = {}
     for group in solver.model.groups:

@@ -1,7 +1,9 @@
 """Scenes that a neural law is judged on: longer, faster, other shapes, slopes, several bodies.
 
-One entry per scene of the paper, each small (`nano`, seconds) and in the paper's size (`full`).
-Shapes are ours, since the paper's meshes are not free; any mesh may take their place (`mesh`).
+One entry per scene of the paper, each small (`nano`, seconds), in the paper's size (`full`), and in
+between (`medium`, minutes on one core): where full has more than ten thousand particles, the same
+bodies with half as many along each axis, on at least 32 cells. Shapes are ours, since the paper's meshes
+are not free; any mesh may take their place (`mesh`).
 
     law trained on one motion ↦ evaluate(law, "contact", "jelly")
 
@@ -16,7 +18,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -33,7 +35,7 @@ from .switch import SwitchLaw
 
 __all__ = ["SCENES", "Body", "Scene", "Size", "make_scene", "training_scene"]
 
-Size = Literal["nano", "full"]
+Size = Literal["nano", "medium", "full"]
 Vector = tuple[float, float, float]
 UPRIGHT = (math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0)
 """Quaternion that turns the z axis of a shape to a horizontal one: a wheel, a lying capsule."""
@@ -189,7 +191,7 @@ class Scene:
 
 def make_scene(
     name: str,
-    material: str = "jelly",
+    material: str | None = None,
     size: Size = "nano",
     *,
     mesh: str | Path | None = None,
@@ -198,17 +200,20 @@ def make_scene(
 
     Args:
         name: one of `SCENES`.
-        material: "jelly", "plasticine", "sand" or "water"; `pool` and `melting` have their own.
-        size: "nano" for seconds, "full" for the paper's size.
+        material: "jelly", "plasticine", "sand" or "water", default jelly; `pool` has its own, and in
+            `melting` it is the solid before: jelly, otherwise plasticine.
+        size: "nano" for seconds, "medium" for minutes, "full" for the paper's size.
         mesh: watertight surface file, for the scene `mesh`.
 
     Raises:
         InputError: unknown scene, material or size; a mesh where none is wanted or none is given.
     """
-    if name not in SCENES or material not in MATERIALS or size not in ("nano", "full"):
+    if material is None:
+        material = "plasticine" if name == "melting" else "jelly"
+    if name not in SCENES or material not in MATERIALS or size not in get_args(Size):
         raise InputError(
             f"make_scene: a scene out of {sorted(SCENES)}, a material out of {sorted(MATERIALS)} "
-            f"and nano or full; got {name!r}, {material!r} and {size!r}. Correct the name."
+            f"and a size of {get_args(Size)}; got {name!r}, {material!r}, {size!r}. Correct it."
         )
     if (name == "mesh") != (mesh is not None):
         raise InputError(
@@ -217,47 +222,51 @@ def make_scene(
         )
     if mesh is not None:
         shape = mesh_shape(mesh, size=0.4 if size == "nano" else 0.7)
-        return _geometry(shape)(material, size == "full", name)
-    return SCENES[name](material, size == "full", name)
+        return _geometry(shape)(material, size, name)
+    return SCENES[name](material, size, name)
 
 
 def training_scene(material: str, size: Size = "full") -> ReferenceScene:
     """The motion that laws are trained on: the paper's block, nano a small one near the floor."""
-    return _block(nclaw_scene(material), size == "full")
+    return _block(nclaw_scene(material), size)
 
 
-Builder = Callable[[str, bool, str], Scene]
+Builder = Callable[[str, Size, str], Scene]
 
 
-def _block(scene: ReferenceScene, full: bool) -> ReferenceScene:
+def _of(size: Size, nano: Any, medium: Any, full: Any) -> Any:
+    """The value for a size."""
+    return {"nano": nano, "medium": medium, "full": full}[size]
+
+
+def _block(scene: ReferenceScene, size: Size) -> ReferenceScene:
     """The block of a reference scene; small: 5³ particles a hand's breadth above the floor."""
-    if full:
+    if size != "nano":
         return scene
     small = nclaw_scene("jelly", resolution=5)
     return dataclasses.replace(scene, x=small.x - small.x.new_tensor([0.0, 0.0, 0.25]))
 
 
-def _reference(
-    scene: ReferenceScene, name: str, material: str, steps: int, every: int = 5
-) -> Scene:
+def _reference(scene: ReferenceScene, name: str, material: str, steps: int) -> Scene:
     body = Body(material, scene.x, scene.volume, scene.velocity, scene.angular)
-    return Scene(name, (body,), steps, every=every)
+    return Scene(name, (body,), steps)
 
 
 def _cube(steps: Callable[[str], int], nano: int) -> Builder:
     """The training scene, longer or not; nano: a smaller block for fewer steps."""
 
-    def build(material: str, full: bool, name: str) -> Scene:
-        scene = training_scene(material, "full" if full else "nano")
-        return _reference(scene, name, material, steps(material) if full else nano)
+    def build(material: str, size: Size, name: str) -> Scene:
+        scene = training_scene(material, size)
+        full = steps(material)
+        return _reference(scene, name, material, _of(size, nano, full, full))
 
     return build
 
 
 def _throw(seed: int) -> Builder:
-    def build(material: str, full: bool, name: str) -> Scene:
-        scene = _block(random_throw(material, seed), full)
-        return _reference(scene, name, material, 1000 if full else 200)
+    def build(material: str, size: Size, name: str) -> Scene:
+        scene = _block(random_throw(material, seed), size)
+        return _reference(scene, name, material, _of(size, 200, 1000, 1000))
 
     return build
 
@@ -266,18 +275,18 @@ def _geometry(shape: Shape) -> Builder:
     """Another shape, thrown and turning, on a finer grid. The paper's meshes have sides of 0.7 to
     0.8 m and 50 to 80 particles along them."""
 
-    def build(material: str, full: bool, name: str) -> Scene:
+    def build(material: str, size: Size, name: str) -> Scene:
         lower, upper = shape.bounds()
         longest = max(b - a for a, b in zip(lower, upper, strict=True))
         body = Body.of(
             material,
             shape,
             (0.5, 0.5, 0.5),
-            longest / (50 if full else 14),
+            longest / _of(size, 14, 25, 50),
             velocity=(-1.5, 1.0, -1.5),
             angular=(1.0, 1.0, 1.0),
         )
-        return Scene(name, (body,), 2000 if full else 200, 32)
+        return Scene(name, (body,), _of(size, 200, 1000, 2000), 32)
 
     return build
 
@@ -285,42 +294,42 @@ def _geometry(shape: Shape) -> Builder:
 def _sized(shape: Callable[[float], Shape]) -> Builder:
     """A shape of 0.7 m, nano 0.4 m."""
 
-    def build(material: str, full: bool, name: str) -> Scene:
-        return _geometry(shape(0.7 if full else 0.4))(material, full, name)
+    def build(material: str, size: Size, name: str) -> Scene:
+        return _geometry(shape(_of(size, 0.4, 0.7, 0.7)))(material, size, name)
 
     return build
 
 
-def _slope(material: str, full: bool, name: str) -> Scene:
+def _slope(material: str, size: Size, name: str) -> Scene:
     """A small heavy body on a wall that gravity crosses at 49°."""
-    cells, side = (128, 0.1) if full else (32, 0.2)
+    cells, side = _of(size, (32, 0.2), (64, 0.1), (128, 0.1))
     shape, floor = Torus(0.35 * side, 0.15 * side), 2 / cells
     body = Body.of(
         material,
         shape,
         (0.3, 0.5, floor + side / 2),
-        side / (60 if full else 16),
+        side / _of(size, 16, 30, 60),
         orientation=UPRIGHT,
         rho=5e3,
     )
-    return Scene(name, (body,), 1500 if full else 200, cells, gravity=(0.866, 0.0, -1.0))
+    return Scene(name, (body,), _of(size, 200, 1500, 1500), cells, gravity=(0.866, 0.0, -1.0))
 
 
-def _two(material: str, full: bool, name: str) -> Scene:
+def _two(material: str, size: Size, name: str) -> Scene:
     """Two balls that meet in flight."""
-    spacing = 1 / (64 if full else 40)
+    spacing = 1 / _of(size, 40, 64, 64)
     bodies = tuple(
         Body.of(material, Sphere(0.15), (x, 0.5, 0.5), spacing, velocity=(v, 0.0, 0.0))
         for x, v in ((0.3, 2.0), (0.7, -2.0))
     )
-    return Scene(name, bodies, 1000 if full else 200, 32)
+    return Scene(name, bodies, _of(size, 200, 1000, 1000), 32)
 
 
-def _contact(material: str, full: bool, name: str) -> Scene:
+def _contact(material: str, size: Size, name: str) -> Scene:
     """Four bodies of 0.35 m thrown at each other at 2 m/s along both horizontal axes."""
     shapes = (Sphere(0.175), Torus(0.12, 0.055), Capsule(0.08, 0.095), Box((0.13, 0.13, 0.13)))
     places = ((0.28, 0.28), (0.72, 0.28), (0.28, 0.72), (0.72, 0.72))
-    spacing = 0.35 / (40 if full else 11)
+    spacing = 0.35 / _of(size, 11, 20, 40)
     bodies = tuple(
         Body.of(
             material,
@@ -331,47 +340,44 @@ def _contact(material: str, full: bool, name: str) -> Scene:
         )
         for shape, (x, y) in zip(shapes, places, strict=True)
     )
-    return Scene(name, bodies, 1000 if full else 150, 32)
+    return Scene(name, bodies, _of(size, 150, 1000, 1000), 32)
 
 
-def _pool(material: str, full: bool, name: str) -> Scene:
+def _pool(material: str, size: Size, name: str) -> Scene:
     """A jelly ring dropped on water of three times its density."""
-    cells = 64 if full else 20
-    side = 0.85 if full else 0.7
-    depth = 0.3
-    floor, spacing = 2 / cells, 1 / (2 * cells) if full else 1 / 24
+    cells, side, spacing = _of(size, (20, 0.7, 1 / 24), (32, 0.85, 1 / 64), (64, 0.85, 1 / 128))
+    floor, depth = 2 / cells, 0.3
     water = Body.of(
         "water",
         Box((side / 2, side / 2, depth / 2)),
         (0.5, 0.5, floor + depth / 2),
         spacing,
-        mode="random" if full else "grid",
+        mode=_of(size, "grid", "random", "random"),
         rho=3e3,
     )
     ring = Torus(0.12, 0.06)
     jelly = Body.of("jelly", ring, (0.5, 0.5, floor + depth + 0.2), min(spacing, 1 / 40))
-    return Scene(name, (water, jelly), 3000 if full else 300, cells)
+    return Scene(name, (water, jelly), _of(size, 300, 3000, 3000), cells)
 
 
-def _melting(material: str, full: bool, name: str) -> Scene:
-    """A ball on a bar twice as dense, both plasticine at rest; sand from below upward."""
-    cells, spacing = (64, 1 / 128) if full else (20, 1 / 24)
+def _melting(material: str, size: Size, name: str) -> Scene:
+    """A ball on a bar twice as dense, both jelly or plasticine at rest; sand from below upward."""
+    cells, spacing = _of(size, (20, 1 / 24), (32, 1 / 64), (64, 1 / 128))
+    before = "jelly" if material == "jelly" else "plasticine"
     floor, half, radius = 2 / cells, 0.08, 0.16
     solid = {"melts_to": "sand"}
     bar = Box((0.2, 0.2, half))
     bodies = (
-        Body.of("plasticine", bar, (0.5, 0.5, floor + half), spacing, rho=2e3, **solid),
-        Body.of(
-            "plasticine", Sphere(radius), (0.5, 0.5, floor + 2 * half + radius), spacing, **solid
-        ),
+        Body.of(before, bar, (0.5, 0.5, floor + half), spacing, rho=2e3, **solid),
+        Body.of(before, Sphere(radius), (0.5, 0.5, floor + 2 * half + radius), spacing, **solid),
     )
-    steps = 2000 if full else 200
+    steps = _of(size, 200, 2000, 2000)
     return Scene(name, bodies, steps, cells, melting=(steps // 4, 3 * steps // 4))
 
 
-def _large(material: str, full: bool, name: str) -> Scene:
+def _large(material: str, size: Size, name: str) -> Scene:
     """About a million particles; nano a few thousand."""
-    cells, count, steps = (64, 124, 10_000) if full else (32, 24, 200)
+    cells, count, steps = _of(size, (32, 24, 200), (64, 62, 2000), (64, 124, 10_000))
     ball = Body.of(material, Sphere(0.4), (0.5, 0.5, 0.5), 0.8 / count, velocity=(-1.5, 1.0, -1.5))
     return Scene(name, (ball,), steps, cells, every=50)
 
@@ -391,4 +397,4 @@ SCENES: dict[str, Builder] = {
     "melting": _melting,
     "large": _large,
 }
-"""Builders by name, called with material, whether the size is full, and the name."""
+"""Builders by name, called with material, size and name."""

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from rheograd.assets import weights, weights_names
 from rheograd.sim.io import load_checkpoint
 from rheograd.tasks.cli import run
 from rheograd.tasks.runs.configs import load_toml
@@ -63,6 +64,13 @@ def test_list_and_info_name_what_there_is(command):
     assert code == 0
     for word in "jelly-and-water sand honey von_mises yield_stress fluid/gathering taichi".split():
         assert word in out
+    shipped = out[out.index("Trained laws") :].splitlines()
+    for material in weights_names("laws"):
+        line = next(line for line in shipped if line.strip().startswith(material))
+        report = json.loads(weights("laws", material).with_suffix(".json").read_text("utf-8"))
+        assert report["material"] in line
+        assert f"{max(report['mse_m2'].values()):.2g} m²" in line
+    assert "Trained steppers" in out
     code, out, _ = command("info")
     assert code == 0 and "torch" in out and "kernel cache" in out
 
@@ -104,7 +112,9 @@ def test_list_and_info_name_what_there_is(command):
         (["info", "nowhere"], ["nowhere"]),
     ],
 )
-def test_wrong_requests_get_one_line_with_the_remedy(words, expected, command, tmp_path, monkeypatch):
+def test_wrong_requests_get_one_line_with_the_remedy(
+    words, expected, command, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     code, _, err = command(*words)
     assert code == 2, err
