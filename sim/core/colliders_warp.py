@@ -39,6 +39,10 @@ class Functions(NamedTuple):
     contact_velocity: Any
     """(v, x, pose_p, pose_q, lin, ang, kind, size, friction, softness, volume, origin, dx) -> v',
     all in the world frame [m, -, m/s, rad/s, 1/m]."""
+    influence: Any
+    """(d, softness) -> a."""
+    turn: Any
+    """(w, u, v) -> v turned by the quaternion (w, u) of any length except 0."""
 
 
 class Packed(NamedTuple):
@@ -314,4 +318,4 @@ def functions(real: Any, dim: int = 3) -> Functions:
         keep = wp.where(mode == sticky or margin <= zero, zero, margin)
         return v + influence(d, softness) * (keep * tangent - rel)
 
-    return Functions(shape_distance, world_distance, contact_velocity)
+    return Functions(shape_distance, world_distance, contact_velocity, influence, rotate)

@@ -1,7 +1,8 @@
-"""Differentiable MLS-MPM: liquids, elastic, plastic and granular matter, tools and emitters."""
+"""Differentiable MLS-MPM: liquids, elastic, plastic and granular matter, bodies, tools, emitters."""
 
 from __future__ import annotations
 
+from ..core.colliders_rigid import RigidBody
 from .model import WALLS, Emitter, Grid, Group, MPMControl, MPMModel, MPMState
 from .solver import MPMConfig, Prepared, SolverMPM
 
@@ -15,5 +16,6 @@ __all__ = [
     "MPMModel",
     "MPMState",
     "Prepared",
+    "RigidBody",
     "SolverMPM",
 ]

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..core.colliders import collide
 from ..core.errors import StateError
+from .bodies import Motion, advance, begin, couple
 from .model import MPMModel, MPMState
-from .ops import FIELDS, Call, transfer
+from .ops import BODY_FIELDS, FIELDS, Call, transfer
 
 __all__ = ["compose_substeps", "embed_gradient", "grid_velocity", "node_positions"]
 
@@ -31,8 +32,10 @@ def compose_substeps(
     """All substeps of one step of a `SolverMPM`; arguments as in `ops.run_substeps`."""
     model, config = solver.model, solver.config
     engine = solver.engine(state)
-    values = dict(zip(FIELDS, fields, strict=True))
-    mass, poses, twists, friction, softness = shared
+    names = [*FIELDS, *BODY_FIELDS][: len(fields)]
+    values = dict(zip(names, fields, strict=True))
+    mass, poses, twists, friction, softness, *rho = shared
+    bodies = model.bodies
     scale = -config.dt * 4.0 / model.grid.dx**2 * model.volumes(mass.dtype, mass.device)
     keep = torch.is_grad_enabled()
     for s in range(config.substeps):
@@ -42,14 +45,20 @@ def compose_substeps(
         )
         if config.engine == "warp":
             call = Call(engine, step, 1, keep)
-            rows = [mass, poses[s : s + 1], twists[s : s + 1], friction, softness]
-            x, v, C = transfer(call, values["x"], values["v"], A, rows)
+            rows = [mass, poses[s : s + 1], twists[s : s + 1], friction, softness, *rho]
+            moved = transfer(call, [values[n] for n in call.moved], A, rows)
+            values.update(zip(call.moved, moved, strict=True))
         else:
             born = solver.births.to(mass.device) <= step
             live = mass * born
             nodes = engine.scatter(values["x"], values["v"], A * born[:, None, None], live)
-            u = grid_velocity(
-                model, nodes, config.dt, poses[s], twists[s], friction, softness
+            pose, motion = poses[s], None
+            if rho:
+                place = torch.tensor(bodies.index, device=mass.device)
+                pose = pose.index_copy(1, place, values["body_pose"])
+                motion = begin(bodies, values["body_pose"], values["body_twist"], rho[0], config.dt)
+            u, motion = grid_velocity(
+                model, nodes, config.dt, pose, twists[s], friction, softness, motion
             )
             u_p, C = engine.gather(values["x"], u)
             mask = born[:, None]
@@ -57,9 +66,12 @@ def compose_substeps(
             v = torch.where(mask, u_p, values["v"])
             C = torch.where(mask[..., None], C, values["C"])
             _check(model, x, v, step)
-        values.update(x=x, v=v, C=C)
+            values.update(x=x, v=v, C=C)
+            if motion is not None:
+                moved = advance(bodies, motion, pose, twists[s], friction, config.dt, model.dim)
+                values.update(zip(BODY_FIELDS, moved, strict=True))
         _flow(model, values, coefficients, config.dt)
-    return [values[name] for name in FIELDS]
+    return [values[name] for name in names]
 
 
 def embed_gradient(C: Tensor) -> Tensor:
@@ -129,8 +141,9 @@ def grid_velocity(
     twist: Tensor,
     friction: Tensor,
     softness: Tensor,
-) -> Tensor:
-    """Node velocities after gravity, walls and colliders.
+    motion: Motion | None = None,
+) -> tuple[Tensor, Motion | None]:
+    """Node velocities after gravity, walls and colliders; and the bodies after what they receive.
 
     Args:
         model: The scene.
@@ -140,11 +153,12 @@ def grid_velocity(
         twist: Collider twists, (B, K, 6).
         friction: (K,) [-].
         softness: (K,) [1/m].
+        motion: Rigid bodies of the scene at the start of the substep.
 
     Returns:
-        Velocity [m/s], (B, G, D); 0 on empty nodes.
+        Velocity [m/s], (B, G, D), 0 on empty nodes; and the motion of the bodies.
 
-    Differentiable in nodes, pose, twist, friction and softness.
+    Differentiable in nodes, pose, twist, friction, softness and motion.
     """
     D = model.dim
     empty = empty_mass(model, nodes.dtype)
@@ -157,12 +171,18 @@ def grid_velocity(
         x = node_positions(model, nodes)
         for k in range(len(model.colliders)):
             one = slice(k, k + 1)
-            hit = collide(
-                *(v, x, model.colliders[one], pose[:, one], twist[:, one]),
-                *(friction[one], softness[one]),
-            )
+            body = model.bodies.rows.get(k)
+            if body is None:
+                hit = collide(
+                    *(v, x, model.colliders[one], pose[:, one], twist[:, one]),
+                    *(friction[one], softness[one]),
+                )
+            else:
+                assert motion is not None
+                live = torch.where(filled, mass, torch.zeros_like(mass))[..., 0]
+                hit, motion = couple(model.bodies, body, motion, v, x, live, friction, softness)
             v = _walls(model, torch.where(filled, hit, torch.zeros_like(v)))
-    return v
+    return v, motion
 
 
 def empty_mass(model: MPMModel, dtype: torch.dtype) -> float:
@@ -215,4 +235,3 @@ def _check(model: MPMModel, x: Tensor, v: Tensor, step: int) -> None:
                 step=step,
                 field="x",
             )
-

@@ -16,6 +16,8 @@ from functools import partial
 from typing import Any
 
 from ..core.backend import Command
+from .engine_bodies import BodyStages
+from .model import MPMModel
 from .scratch import Scratch
 
 __all__ = ["Inputs", "WarpEngine"]
@@ -34,6 +36,7 @@ class Inputs:
     twists: list[Any]
     friction: Any
     softness: Any
+    rho: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,12 @@ class Block:
 
 class WarpEngine(Scratch):
     """Launches for one model, batch size, precision and device; scratch is in the base class."""
+
+    def __init__(self, model: MPMModel, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.stages = BodyStages(self) if self.bodies else None
+        first = model.bodies.index[0] if self.bodies else len(self.tools)
+        self._before_bodies = range(first)
 
     def forward(
         self,
@@ -101,7 +110,11 @@ class WarpEngine(Scratch):
 
         stages: list[Callable[[int], None]] = [particles]
         for s in range(count):
-            stages += [partial(nodes, s), partial(back, s)]
+            stages.append(partial(nodes, s))
+            if self.stages is not None:
+                box = partial(boxes.__getitem__, s)
+                stages += self.stages.forward(s, box, rows[s], rows[s + 1], inputs)
+            stages.append(partial(back, s))
         self._run("forward", stages)
 
     def backward(
@@ -150,6 +163,8 @@ class WarpEngine(Scratch):
 
         def nodes_adjoint(s: int, shard: int) -> None:
             self._update_grid_adjoint(shard, boxes[s], inputs, adj_inputs[shard], s)
+            if self.stages is not None:
+                self.stages.masses_adjoint(shard, boxes[s])
             # x and v of the next substep are overwritten; the other adjoints are summed into.
             adj1 = of(s + 1)
             for name in adj1.keys() - {"x", "v"}:
@@ -159,7 +174,14 @@ class WarpEngine(Scratch):
 
         stages: list[Callable[[int], None]] = []
         for s in reversed(range(count)):
-            stages += [partial(f, s) for f in (particles, nodes, gather, nodes_adjoint)]
+            through: tuple[list[Any], ...] = ([], [], [])
+            if self.stages is not None:
+                box = partial(boxes.__getitem__, s)
+                again = self.stages.forward(s, box, rows[s], None, inputs)
+                reverse = (rows[s], of(s), of(s + 1), inputs, adj_inputs)
+                through = (again, *self.stages.backward(s, boxes[s], *reverse))
+            stages += [partial(particles, s), partial(nodes, s), *through[0], *through[1]]
+            stages += [partial(gather, s), *through[2], partial(nodes_adjoint, s)]
         stages.append(partial(particles, -1))
         self._run("backward", stages)
         return of(0)
@@ -281,29 +303,48 @@ class WarpEngine(Scratch):
         args = [self.space, box, start, self.copies, self.stride, self.a["gravity"]]
         args += [self.a["grid"], self.a["total"], self.velocity[0]]
         self._launch(("update", shard), self.g.update, dim, args)
-        for tool in range(len(self.tools)):
+        self._collide(self._before_bodies, shard, box, inputs, s)
+
+    def _collide(self, tools: range, shard: int, box: Any, inputs: Inputs, s: int) -> None:
+        start, dim = self._share(self.B * box.volume, shard)
+        for tool in tools:
             args = self._collide_args(tool, box, start, inputs, s)
             self._launch(("collide", tool, shard), self.g.collide, dim, args)
 
     def _update_grid_adjoint(
         self, shard: int, box: Any, inputs: Inputs, own: Inputs, s: int
     ) -> None:
+        if self.stages is None:
+            self._sum_adjoint(shard, box)
+        self._collide_adjoint(self._before_bodies, shard, box, inputs, own, s)
+        start, dim = self._share(self.B * box.volume, shard)
+        args = [self.space, box, start, self.a["gravity"], self.a["total"]]
+        args += [self.adj_velocity[0], self.a["adj_total"]]
+        self._launch(("update*", shard), self.g.update_adjoint, dim, args)
+
+    def _sum_adjoint(self, shard: int, box: Any) -> None:
         start, dim = self._share(self.B * box.volume, shard)
         args = [self.space, box, start, self.copies, self.stride]
         args += [self.a["adj_private"], self.adj_velocity[-1]]
         self._launch(("sum*", shard), self.g.sum_adjoint, dim, args)
-        for tool in reversed(range(len(self.tools))):
-            args = [self.space, box, start, self.adj_velocity[tool]]
-            self._launch(("clear*", tool, shard), self.g.clear, dim, args)
+
+    def _clear_adjoint(self, tool: int, shard: int, box: Any) -> None:
+        start, dim = self._share(self.B * box.volume, shard)
+        args = [self.space, box, start, self.adj_velocity[tool]]
+        self._launch(("clear*", tool, shard), self.g.clear, dim, args)
+
+    def _collide_adjoint(
+        self, tools: range, shard: int, box: Any, inputs: Inputs, own: Inputs, s: int
+    ) -> None:
+        start, dim = self._share(self.B * box.volume, shard)
+        for tool in reversed(tools):
+            self._clear_adjoint(tool, shard, box)
             args = self._collide_args(tool, box, start, inputs, s)
             adjoint = [*args[:3], self.none[self.k.node], self.adj_velocity[tool], *args[5:7]]
             adjoint += [self.no_volume, *args[8:12]]
             adjoint += [own.poses[s], own.twists[s], own.friction, own.softness]
             adjoint.append(self.adj_velocity[tool + 1])
             self._launch(("collide*", tool, shard), self.g.collide, dim, args, adjoint)
-        args = [self.space, box, start, self.a["gravity"], self.a["total"]]
-        args += [self.adj_velocity[0], self.a["adj_total"]]
-        self._launch(("update*", shard), self.g.update_adjoint, dim, args)
 
     def _collide_args(self, tool: int, box: Any, start: int, inputs: Inputs, s: int) -> list[Any]:
         t = self.tools[tool]

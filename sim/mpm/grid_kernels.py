@@ -233,6 +233,9 @@ def grid_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
     return SimpleNamespace(
         Box=Box,
         walls_type=walls_type,
+        node_coordinates=node_coordinates,
+        node_index=node_index,
+        mask=mask,
         vec3=vec3,
         vec4=vec4,
         update=update,

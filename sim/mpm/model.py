@@ -6,6 +6,7 @@ Source: fields and their meaning follow Hu et al. 2018 (MLS-MPM) and Jiang et al
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ..core.colliders import Collider
+from ..core.colliders_rigid import RigidBody
 from ..core.errors import InputError
 from ..core.laws import Law
 from ..core.state import State
+from .bodies import Bodies
 
 __all__ = ["Emitter", "Grid", "Group", "MPMControl", "MPMModel", "MPMState", "WALLS"]
 
@@ -140,7 +143,10 @@ class MPMState(State):
     alpha: Tensor
     """Hardening variable of the laws that have one, (B, N_alpha) in group order."""
     tool_pose: Tensor
-    """Collider poses, (B, K, 7): position [m] and quaternion (w, x, y, z)."""
+    """Poses of all colliders, (B, K, 7): position [m] and quaternion (w, x, y, z)."""
+    body_twist: Tensor | None = None
+    """Linear [m/s] and angular [rad/s] velocity of the rigid bodies, (B, R, 6), in world axes about the
+    origin of the shape; None without bodies."""
     substep: int = 0
     """Substeps since the start; decides which emitted particles exist."""
 
@@ -150,7 +156,8 @@ class MPMControl:
     """Inputs of one step; None means the model's default."""
 
     tool_twist: Tensor | None = None
-    """Linear [m/s] and angular [rad/s] velocity of every collider in world axes, (B, K, 6)."""
+    """Linear [m/s] and angular [rad/s] velocity of every collider in world axes, (B, K, 6); the rows of
+    rigid bodies are not read."""
     emitter_velocity: Tensor | None = None
     """Exit velocity of every emitter [m/s], (B, E, D), in the frame of its tool."""
 
@@ -166,6 +173,7 @@ class MPMModel:
     walls: str | Mapping[str, str] = "separate"
     """One of WALLS for all faces, or per face: {"x-": "sticky", "z+": "slip"}; others separate."""
     colliders: Sequence[Collider] = ()
+    """Tools with prescribed motion, and `RigidBody`s, which move freely."""
 
     def __post_init__(self) -> None:
         D = self.grid.dim
@@ -194,6 +202,7 @@ class MPMModel:
                     f"MPMModel: emitter of {group.name!r} on a known collider; got "
                     f"{group.emitter.tool!r}. Colliders are {tools}."
                 )
+        self._check_bodies()
 
     @property
     def dim(self) -> int:
@@ -224,6 +233,30 @@ class MPMModel:
 
     def emitters(self) -> list[Group]:
         return [g for g in self.groups if g.emitter is not None]
+
+    @functools.cached_property
+    def bodies(self) -> Bodies:
+        """Constants of the rigid bodies among the colliders."""
+        grid = self.grid
+        return Bodies.of(self.colliders, grid.lower, grid.upper, grid.dx, self.gravity)
+
+    def _check_bodies(self) -> None:
+        carriers = [g.emitter.tool for g in self.emitters() if g.emitter and g.emitter.tool]
+        for body in self.colliders:
+            if not isinstance(body, RigidBody):
+                continue
+            if body.name and body.name in carriers:
+                raise InputError(
+                    f"MPMModel: emitters on prescribed colliders; got one on the rigid body "
+                    f"{body.name!r}. Mount it on a Collider."
+                )
+            moves = [body.position[1], body.velocity[1], *body.orientation[1::2]]
+            moves += list(body.angular_velocity[::2])
+            if self.dim == 2 and any(moves):
+                raise InputError(
+                    f"MPMModel: a rigid body in the plane (x, z) of a 2-D scene that turns about y; "
+                    f"got {body}. Use position (x, 0, z), orientation (w, 0, y, 0) and the like."
+                )
 
     def _parked(self, emitter: Emitter, options: dict[str, Any]) -> Tensor:
         """Where particles wait: any place on the grid does."""
@@ -291,6 +324,9 @@ class MPMModel:
         pose = torch.tensor(
             [[*c.position, *c.orientation] for c in self.colliders], **options
         ).reshape(len(self.colliders), 7)
+        moving = [
+            [*c.velocity, *c.angular_velocity] for c in self.colliders if isinstance(c, RigidBody)
+        ]
         return MPMState(
             x=torch.cat(x).repeat(B, 1, 1),
             v=torch.cat(v).repeat(B, 1, 1),
@@ -299,6 +335,7 @@ class MPMModel:
             J=torch.ones(B, sizes["J"], **options),
             alpha=torch.zeros(B, sizes["alpha"], **options),
             tool_pose=pose.repeat(B, 1, 1),
+            body_twist=torch.tensor(moving, **options).repeat(B, 1, 1) if moving else None,
         )
 
 

@@ -19,11 +19,12 @@ from ..core.backend import as_array
 from ..core.errors import StabilityError, StateError
 from .engine_warp import Inputs, WarpEngine
 
-__all__ = ["FIELDS", "Call", "run_substeps", "transfer"]
+__all__ = ["BODY_FIELDS", "FIELDS", "Call", "run_substeps", "transfer"]
 
 FIELDS = ("x", "v", "C", "F", "J", "alpha")
 MOVED = ("x", "v", "C")
-SHARED = ("mass", "poses", "twists", "friction", "softness")
+BODY_FIELDS = ("body_pose", "body_twist")
+"""Rows of scenes with rigid bodies, after FIELDS."""
 
 
 @dataclasses.dataclass
@@ -37,16 +38,27 @@ class Call:
     keep: bool
     """Whether a backward pass may come."""
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of what whole substeps advance."""
+        return (*FIELDS, *BODY_FIELDS) if self.engine.bodies else FIELDS
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Names of what a transfer advances."""
+        return (*MOVED, *BODY_FIELDS) if self.engine.bodies else MOVED
+
 
 def run_substeps(
     call: Call, state: list[Tensor], shared: list[Tensor], thetas: list[Tensor]
 ) -> Any:
-    """Advance (x, v, C, F, J, alpha) by `call.count` substeps with the engine's own laws.
+    """Advance particles and rigid bodies by `call.count` substeps with the engine's own laws.
 
     Args:
         call: Engine and counters.
-        state: The six particle fields.
-        shared: mass (B, N), poses (S, B, K, 7), twists (S, B, K, 6), friction (K,), softness (K,).
+        state: What `call.rows` names.
+        shared: mass (B, N), poses (S, B, K, 7), twists (S, B, K, 6), friction (K,), softness (K,); with
+            rigid bodies also rho (R,).
         thetas: Law coefficients per group, (n_coefficients, B, n).
 
     Differentiable in everything in `state`, `shared` and `thetas`.
@@ -54,33 +66,33 @@ def run_substeps(
     return _Substeps.apply(call, *state, *shared, *thetas)
 
 
-def transfer(call: Call, x: Tensor, v: Tensor, A: Tensor, shared: list[Tensor]) -> Any:
-    """One substep of scatter, grid and gather, `(x, v, A) → (x', v', C')`.
+def transfer(call: Call, state: list[Tensor], A: Tensor, shared: list[Tensor]) -> Any:
+    """One substep of scatter, grid and gather, `(x, v, A, bodies) → (x', v', C', bodies')`.
 
     Args:
         call: Engine and counters, `count` is 1.
-        x: Positions [m], (B, N, D).
-        v: Velocities [m/s], (B, N, D).
-        A: Affine momentum −dt V₀ (4/dx²) τ + m C [kg/s], (B, N, D, D).
+        state: What `call.moved` names.
+        A: Affine momentum −dt V₀ (4/dx²) τ + m C [kg/s], (B, N, D, D); C itself is not read.
         shared: As in `run_substeps`, for one substep.
 
-    Differentiable in x, v, A and everything in `shared`.
+    Differentiable in the rest of `state`, in A and in everything in `shared`.
     """
-    return _Transfer.apply(call, x, v, A, *shared)
+    x, v, _, *bodies = state
+    return _Transfer.apply(call, x, v, A, *bodies, *shared)
 
 
 class _Substeps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, *tensors: Tensor) -> Any:
-        engine, n = call.engine, len(FIELDS)
+        engine, names, n = call.engine, call.rows, len(call.rows)
         tensors = tuple(t.detach().contiguous() for t in tensors)
-        first = dict(zip(FIELDS, tensors[:n], strict=True))
+        first = dict(zip(names, tensors[:n], strict=True))
         rows = _rows(first, call.count, call.keep)
         inputs = _inputs(engine, tensors[n:])
         boxes = _advance(call, rows, inputs)
-        outputs = tuple(rows[-1][name] for name in FIELDS)
+        outputs = tuple(rows[-1][name] for name in names)
         if call.keep:
-            inner = [row[name] for row in rows[1:-1] for name in FIELDS]
+            inner = [row[name] for row in rows[1:-1] for name in names]
             ctx.save_for_backward(*tensors, *outputs, *inner)
             ctx.call, ctx.boxes, ctx.n_inputs = call, boxes, len(tensors)
         return outputs
@@ -88,43 +100,44 @@ class _Substeps(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        call, n = ctx.call, len(FIELDS)
+        call, names, n = ctx.call, ctx.call.rows, len(ctx.call.rows)
         saved = ctx.saved_tensors
         tensors, rest = saved[: ctx.n_inputs], saved[ctx.n_inputs :]
         outputs, inner = rest[:n], rest[n:]
         flat = [tensors[:n], *(inner[i : i + n] for i in range(0, len(inner), n)), outputs]
-        rows = [dict(zip(FIELDS, row, strict=True)) for row in flat]
-        adj1 = {name: _seed(g, t) for name, g, t in zip(FIELDS, grads, outputs, strict=True)}
+        rows = [dict(zip(names, row, strict=True)) for row in flat]
+        adj1 = {name: _seed(g, t) for name, g, t in zip(names, grads, outputs, strict=True)}
         adj, shared = _reverse(call, rows, adj1, tensors[n:], ctx.boxes)
-        return None, *(adj[name] for name in FIELDS), *shared
+        return None, *(adj[name] for name in names), *shared
 
 
 class _Transfer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, *tensors: Tensor) -> Any:
         tensors = tuple(t.detach().contiguous() for t in tensors)
-        x, v, A = tensors[:3]
-        engine = call.engine
-        engine.set_affine(A)
-        first = {"x": x, "v": v, "C": A}  # the gather copies C of particles not yet emitted
+        engine, names = call.engine, call.moved
+        n = len(names)
+        engine.set_affine(tensors[2])
+        # The gather copies C, here A, of particles not yet emitted.
+        first = dict(zip(names, tensors[:n], strict=True))
         rows = [first, {name: torch.empty_like(t) for name, t in first.items()}]
-        boxes = _advance(call, rows, _inputs(engine, tensors[3:]))
+        boxes = _advance(call, rows, _inputs(engine, tensors[n:]))
         if call.keep:
             ctx.save_for_backward(*tensors)
             ctx.call, ctx.boxes = call, boxes
-        return tuple(rows[1][name] for name in MOVED)
+        return tuple(rows[1][name] for name in names)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        call, tensors = ctx.call, ctx.saved_tensors
-        x, v, A = tensors[:3]
-        call.engine.set_affine(A)
-        rows = [{"x": x, "v": v, "C": A}] * 2
-        adj1 = {name: _seed(g, t) for name, g, t in zip(MOVED, grads, (x, v, A), strict=True)}
-        adj, shared = _reverse(call, rows, adj1, tensors[3:], ctx.boxes)
-        adj_A = call.engine.take_affine_adjoint(A.shape) + adj["C"]
-        return None, adj["x"], adj["v"], adj_A, *shared
+        call, tensors, names = ctx.call, ctx.saved_tensors, ctx.call.moved
+        n = len(names)
+        first = dict(zip(names, tensors, strict=False))
+        call.engine.set_affine(first["C"])
+        adj1 = {name: _seed(g, first[name]) for name, g in zip(names, grads, strict=True)}
+        adj, shared = _reverse(call, [first, first], adj1, tensors[n:], ctx.boxes)
+        adj["C"] = call.engine.take_affine_adjoint(first["C"].shape) + adj["C"]
+        return None, *(adj[name] for name in names), *shared
 
 
 def _seed(grad: Tensor | None, like: Tensor) -> Tensor:
@@ -150,7 +163,9 @@ def _rows(first: dict[str, Tensor], count: int, keep: bool) -> list[dict[str, Te
 def _inputs(engine: WarpEngine, tensors: tuple[Tensor, ...]) -> Inputs:
     mass, poses, twists, friction, softness, *thetas = tensors
     real = engine.real
+    rho = thetas.pop(0) if engine.bodies else None
     return Inputs(
+        rho=None if rho is None else as_array(rho, real),
         mass=as_array(mass, real),
         thetas=[as_array(t, real, ndim=2) for t in thetas],
         poses=[as_array(p, real) for p in poses.unbind(0)],
@@ -193,15 +208,15 @@ def _reverse(
     """Adjoint of all substeps: of the first row, and of the shared inputs."""
     engine = call.engine
     engine.allocate_adjoint()
+    if engine.stages is not None:
+        engine.stages.allocate_adjoint()
     inputs = _inputs(engine, tensors)
-    mass, poses, twists, friction, softness, *thetas = tensors
+    mass, *contact = tensors[: 6 if engine.bodies else 5]
+    thetas = tensors[len(contact) + 1 :]
     adj_mass = torch.zeros_like(mass)
     adj_thetas = [torch.zeros_like(t) for t in thetas]
     # Many nodes add into one pose: every shard needs its own sum.
-    private = [
-        [torch.zeros_like(t) for t in (poses, twists, friction, softness)]
-        for _ in range(engine.shards)
-    ]
+    private = [[torch.zeros_like(t) for t in contact] for _ in range(engine.shards)]
     adj_inputs = [_inputs(engine, (adj_mass, *own, *adj_thetas)) for own in private]
     adj = {name: torch.zeros_like(t) for name, t in adj1.items()}
     with engine.lock, engine.stream():
@@ -214,6 +229,8 @@ def _reverse(
         finally:
             if not done:
                 engine.clear()
+                if engine.stages is not None:
+                    engine.stages.clear()
     shared = [adj_mass, *(torch.stack(parts).sum(0) for parts in zip(*private, strict=True))]
     return (adj1 if last is views[0] else adj), [*shared, *adj_thetas]
 

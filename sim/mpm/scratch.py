@@ -49,6 +49,7 @@ class Scratch:
         self.real = real_type(dtype)
         self.cpu = device.type == "cpu"
         D = model.dim
+        self.bodies = len(model.bodies.index)
         self.k = transfer_kernels(self.real, D, self.cpu)
         self.g = grid_kernels(self.real, D, self.cpu)
         self.mat33 = wp.types.matrix((3, 3), self.real)
@@ -135,8 +136,8 @@ class Scratch:
     def arrays(self, row: dict[str, Tensor]) -> dict[str, Any]:
         """Warp views of the particle fields of one instant."""
         k, real = self.k, self.real
-        types = {"x": k.vec, "v": k.vec, "C": k.mat, "F": self.mat33, "J": real, "alpha": real}
-        return {name: as_array(tensor, types[name]) for name, tensor in row.items()}
+        types = {"x": k.vec, "v": k.vec, "C": k.mat, "F": self.mat33}
+        return {name: as_array(tensor, types.get(name, real)) for name, tensor in row.items()}
 
     def box(self, lower: Sequence[int], upper: Sequence[int]) -> Any:
         """Node box that the stencils of base nodes `lower … upper` touch."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..core.backend import CPU_THREADS
+from ..core.colliders_rigid import RigidBody
 from ..core.errors import InputError, StabilityError
 from ..core.poses import integrate_pose
 from ..core.state import Params
@@ -65,6 +66,8 @@ class Prepared:
     """Coulomb friction per collider [-], (K,)."""
     softness: Tensor
     """Softness per collider [1/m], (K,)."""
+    rho: Tensor
+    """Density per rigid body [kg/m³], (R,)."""
 
 
 class SolverMPM:
@@ -121,6 +124,9 @@ class SolverMPM:
                 "friction": torch.tensor([float(c.friction) for c in self.model.colliders]),
                 "softness": torch.tensor([float(c.softness) for c in self.model.colliders]),
             }
+            rho = [c.rho for c in self.model.colliders if isinstance(c, RigidBody)]
+            if rho:
+                params["colliders"]["rho"] = torch.tensor(rho)
         return params
 
     def prepare(self, params: Params | None, state: MPMState) -> Prepared:
@@ -129,7 +135,7 @@ class SolverMPM:
         Args:
             params: Values that replace the model's; `{group: {parameter: number or tensor}}` with
                 tensors broadcastable to (B, n), and optionally
-                `{"colliders": {"friction": (K,), "softness": (K,)}}`.
+                `{"colliders": {"friction": (K,), "softness": (K,), "rho": (R,)}}`.
             state: Any state of the rollout (for batch size, precision and device).
 
         Raises:
@@ -171,15 +177,29 @@ class SolverMPM:
         contact = merged.get("colliders", {})
         K = len(self.model.colliders)
 
-        def per_collider(name: str) -> Tensor:
-            value = contact.get(name, torch.zeros(0))
-            return torch.as_tensor(value, dtype=dtype, device=device).expand(K).contiguous()
+        def per_collider(name: str, count: int = K) -> Tensor:
+            value = torch.as_tensor(contact.get(name, torch.zeros(0)), dtype=dtype, device=device)
+            if value.ndim > 1 or value.numel() not in (1, count):
+                raise InputError(
+                    f"SolverMPM.prepare: colliders.{name} of shape ({count},); got "
+                    f"{tuple(value.shape)}. Give one number per "
+                    f"{'rigid body' if name == 'rho' else 'collider'}."
+                )
+            return value.expand(count).contiguous()
+
+        rho = per_collider("rho", len(self.model.bodies.index))
+        if bool((rho <= 0).any()):
+            raise InputError(
+                f"SolverMPM.prepare: colliders.rho > 0 kg/m³; got {rho.tolist()}. "
+                "Use a Collider for a body that must not move."
+            )
 
         return Prepared(
             mass=torch.cat(masses, dim=1),
             coefficients=coefficients,
             friction=per_collider("friction"),
             softness=per_collider("softness"),
+            rho=rho,
         )
 
     def step(
@@ -208,11 +228,19 @@ class SolverMPM:
         twist = control.tool_twist
         if twist is None:
             twist = state.x.new_zeros(B, len(self.model.colliders), 6)
+        index = self.model.bodies.index
+        if index:
+            moving = twist.new_ones(twist.shape[1], 1)
+            moving[index] = 0
+            twist = torch.where(moving > 0, twist, torch.zeros_like(twist))
         poses = integrate_pose(state.tool_pose, twist, dt, S)
         twists = twist.expand(S, *twist.shape)
         state = emit(self.model, state, self.births, poses, twist, control.emitter_velocity, dt, S)
         fields = [getattr(state, name) for name in FIELDS]
         shared = [prepared.mass, poses[:-1], twists, prepared.friction, prepared.softness]
+        if index:
+            fields += [state.tool_pose[:, index], state.body_twist]
+            shared.append(prepared.rho)
         if self.fused:
             keep = torch.is_grad_enabled() and any(
                 t.requires_grad for t in (*fields, *shared, *prepared.coefficients)
@@ -221,9 +249,14 @@ class SolverMPM:
             fields = run_substeps(call, fields, shared, prepared.coefficients)
         else:
             fields = compose_substeps(self, state, fields, shared, prepared.coefficients)
+        pose, body_twist = poses[-1], None
+        if index:
+            *fields, body_pose, body_twist = fields
+            pose = pose.index_copy(1, torch.tensor(index, device=pose.device), body_pose)
         return MPMState(
             **dict(zip(FIELDS, fields, strict=True)),
-            tool_pose=poses[-1],
+            tool_pose=pose,
+            body_twist=body_twist,
             substep=state.substep + S,
         )
 
@@ -266,11 +299,14 @@ class SolverMPM:
             "alpha": (B, sizes["alpha"]),
             "tool_pose": (B, len(self.model.colliders), 7),
         }
+        if self.model.bodies.index:
+            expected["body_twist"] = (B, len(self.model.bodies.index), 6)
         for name, shape in expected.items():
             tensor = getattr(state, name)
-            if tuple(tensor.shape) != shape:
+            if tensor is None or tuple(tensor.shape) != shape:
+                got = None if tensor is None else tuple(tensor.shape)
                 raise InputError(
-                    f"SolverMPM: {name} of shape {shape}; got {tuple(tensor.shape)}. "
+                    f"SolverMPM: {name} of shape {shape}; got {got}. "
                     "Start from model.initial_state(batch_size)."
                 )
             if tensor.dtype != state.x.dtype or tensor.device != state.x.device:
