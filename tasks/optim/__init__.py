@@ -1,6 +1,6 @@
-"""Optimizers of action sequences: gradient through time, CMA-ES.
+"""Optimizers of action sequences and of policies; `docs/optimizers.md` says when to use which.
 
-    result = optimize(task, method="gradient", budget=Budget(wall_s=60))
+result = optimize(task, method="gradient", budget=Budget(wall_s=60))
 """
 
 from __future__ import annotations
@@ -9,17 +9,44 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "Budget": "base",
-    "METHODS": "base",
-    "OptimResult": "base",
-    "Optimizer": "base",
-    "Record": "base",
-    "make_optimizer": "base",
-    "optimize": "base",
+    "APGConfig": "apg",
+    "APGOptimizer": "apg",
+    "Attraction": "objectives",
+    "Budget": "records",
+    "CEMConfig": "cem",
+    "CEMOptimizer": "cem",
     "CMAConfig": "cma",
     "CMAOptimizer": "cma",
+    "ContinuationConfig": "continuation",
+    "ContinuationOptimizer": "continuation",
     "GradientConfig": "gradient",
     "GradientOptimizer": "gradient",
+    "HybridConfig": "hybrid",
+    "HybridOptimizer": "hybrid",
+    "LBFGSConfig": "lbfgs",
+    "LBFGSOptimizer": "lbfgs",
+    "MLPPolicy": "policy",
+    "MPPIConfig": "mppi",
+    "MPPIOptimizer": "mppi",
+    "OPTIMIZERS": "registry",
+    "OptimResult": "records",
+    "Optimizer": "base",
+    "PPOConfig": "rl",
+    "PPOOptimizer": "rl",
+    "RandomConfig": "random_search",
+    "RandomOptimizer": "random_search",
+    "RecedingConfig": "receding",
+    "RecedingOptimizer": "receding",
+    "Record": "records",
+    "SACConfig": "rl",
+    "SACOptimizer": "rl",
+    "SHACConfig": "shac",
+    "SHACOptimizer": "shac",
+    "TaskWrapper": "objectives",
+    "closed_loop": "policy",
+    "make_optimizer": "registry",
+    "optimize": "registry",
+    "settings_class": "registry",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -102,8 +102,23 @@ class PlanConfig:
 
     task: str = "fluid/gathering"
     """Task of `rheograd list`."""
-    method: Literal["gradient", "cma"] = "gradient"
-    """gradient: Adam through time; cma: evolution, needs the extra opt."""
+    method: Literal[
+        "gradient",
+        "lbfgs",
+        "continuation",
+        "cma",
+        "cem",
+        "mppi",
+        "mppi-receding",
+        "random",
+        "hybrid",
+        "apg",
+        "shac",
+        "ppo",
+        "sac",
+    ] = "gradient"
+    """Optimizer; gradient, lbfgs, continuation: through time; cma (extra opt), cem, mppi, mppi-receding,
+    random: by sampling; hybrid: cma, then gradient; apg, shac, ppo, sac (extra rl): policies."""
     seconds: float | None = 90.0
     """Wall time to spend [s]; resumed runs count what they have spent."""
     iterations: int | None = None

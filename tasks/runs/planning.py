@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from ...sim.core.state import State
 from ...sim.io import RolloutWriter, load_checkpoint, save_checkpoint
 from ...viz import model_config
 from ..core import TASKS, Task
-from ..optim import METHODS, Budget, OptimResult, optimize
+from ..optim import OPTIMIZERS, Budget, OptimResult, optimize, settings_class
 from .configs import UsageError, from_dict, nearest, to_dict
 from .devices import require_device
 from .folder import Interrupted, RunFolder
@@ -42,11 +41,9 @@ def method_config(method: str, settings: Mapping[str, Any] | None = None) -> Any
     Raises:
         UsageError: unknown method or field, with the nearest name.
     """
-    if method not in METHODS:
-        raise UsageError(f"optimize: a known method; got {method!r}. {nearest(method, METHODS)}")
-    module, _, config = METHODS[method]
-    module = importlib.import_module(f"..optim.{module}", __package__)
-    return from_dict(getattr(module, config), settings or {}, "--optimizer")
+    if method not in OPTIMIZERS:
+        raise UsageError(f"optimize: a known method; got {method!r}. {nearest(method, OPTIMIZERS)}")
+    return from_dict(settings_class(method), settings or {}, "--optimizer")
 
 
 def plan(

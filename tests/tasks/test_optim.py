@@ -9,7 +9,7 @@ import torch
 from rheograd.sim.core.errors import InputError, StateError
 from rheograd.tasks.core import task_by_name
 from rheograd.tasks.optim import Budget, make_optimizer, optimize
-from rheograd.tasks.optim.cma import _hat_basis
+from rheograd.tasks.optim.population import hat_basis
 
 SMALL = {"horizon": 16, "substeps": 10}
 
@@ -135,7 +135,7 @@ def test_wrong_settings_are_refused(task):
 
 
 def test_knots_are_linear_in_between():
-    basis = _hat_basis(7, 3)
+    basis = hat_basis(7, 3)
     expected = [[1, 0, 0], [2 / 3, 1 / 3, 0], [1 / 3, 2 / 3, 0], [0, 1, 0]]
     torch.testing.assert_close(basis[:4], torch.tensor(expected))
     torch.testing.assert_close(basis.sum(1), torch.ones(7))
