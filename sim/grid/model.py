@@ -184,7 +184,8 @@ class GasModel:
 
         def field(value: float | Tensor, name: str) -> Tensor:
             try:
-                return torch.as_tensor(value).to(like).expand(shape).clone()
+                given = torch.as_tensor(value, dtype=dtype, device=device)
+                return given.expand(shape).clone()
             except RuntimeError:
                 got = torch.as_tensor(value)
                 fix = "Evaluate it at grid.points(None, like)"

@@ -30,6 +30,8 @@ SHAPES = ("voxels", "fractions")
 
 # Faces that are open by less are closed: they would only spoil the condition of the pressure system.
 LEAST_FRACTION = 0.01
+# Cells within which a face that lies in the surface of a solid counts as covered by it.
+GRAZE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +96,8 @@ def solids_of(
         if shape == "voxels":
             w = _both(grid, fluid, a).to(pose)
         else:
-            reach = grid.dx * (n.abs().sum(-1) - n[..., a].abs()).clamp_min(1e-3)
-            w = (0.5 + d / reach).clamp(0.0, 1.0)
+            reach = grid.dx * (n.abs().sum(-1) - n[..., a].abs()).clamp_min(GRAZE)
+            w = (0.5 + (d - GRAZE * grid.dx) / reach).clamp(0.0, 1.0)
             w = torch.where(w < LEAST_FRACTION, torch.zeros_like(w), w)
         fractions.append(w * sides[a])
     if shape == "fractions":

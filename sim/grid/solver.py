@@ -203,6 +203,8 @@ class GasSolver:
             smoke = diffuse(grid, smoke, gas["smoke_diffusivity"] * dt, after)
         u = tuple(f + dt * a for f, a in zip(u, push, strict=True))
 
+        check_finite("GasSolver.step", temperature=temperature, smoke=smoke)
+        check_finite("GasSolver.step", u=torch.cat([f.flatten() for f in u]))
         if twist is None:
             twist = like.new_zeros(B, len(self.model.obstacles), 6)
         closed = solid_velocity(grid, after, tools, twist, sides)
@@ -211,10 +213,7 @@ class GasSolver:
         system = self.system(after)
         u, q = project(u, grid, after, closed, psi0=guess, system=system, info=self.info)
         pressure = q / grid.dx * scale
-        check_finite(
-            "GasSolver.step", u=torch.cat([f.flatten() for f in u]), temperature=temperature
-        )
-        check_finite("GasSolver.step", smoke=smoke, pressure=pressure)
+        check_finite("GasSolver.step", pressure=pressure)
         return dataclasses.replace(
             state.with_u(u),
             temperature=temperature,
@@ -319,7 +318,7 @@ def _check_tensor(where: str, got: Tensor, shape: tuple[int, ...], like: Tensor,
 
 
 def _spread(name: str, value: Any, B: int, like: Tensor) -> Tensor:
-    tensor = torch.as_tensor(value).to(like)
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     if tensor.ndim > 1 or tensor.numel() not in (1, B):
         fix = "Give a number or one value per scene"
         raise InputError(message(f"GasSolver.prepare: {name}", f"shape () or ({B},)", tensor, fix))

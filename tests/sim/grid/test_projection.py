@@ -47,7 +47,9 @@ def inner(u, v) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.parametrize("method,obstacles", [("multigrid", ()), ("multigrid", (PILLAR,)), ("auto", ())])
+@pytest.mark.parametrize(
+    "method,obstacles", [("multigrid", ()), ("multigrid", (PILLAR,)), ("auto", ())]
+)
 def test_slab_is_projected_to_the_tolerance(dtype, method, obstacles) -> None:
     grid, u = slab(dtype)
     solids = solids_of(grid, obstacles, like=u[0])
@@ -72,7 +74,9 @@ def test_the_collocated_projection_leaves_divergence(monkeypatch) -> None:
         assert float(after / before) > 1e-2
 
 
-@pytest.mark.parametrize("walls", ["wall", "periodic", {"x-": "open"}, {"z-": "open", "z+": "open"}])
+@pytest.mark.parametrize(
+    "walls", ["wall", "periodic", {"x-": "open"}, {"z-": "open", "z+": "open"}]
+)
 @pytest.mark.parametrize("cells", [(7, 6), (5, 4, 3)])
 def test_methods_agree_with_the_dense_pseudo_inverse(walls, cells, generator) -> None:
     grid = MacGrid(cells, 0.3, walls=walls)
@@ -249,7 +253,9 @@ def test_pressing_on_an_enclosed_cavity_is_an_error() -> None:
     twist[0, 2, 0] = 0.5
     closed = solid_velocity(grid, solids, pose, twist)
     rest = grid.zeros(1, pose)
-    with pytest.raises(InputError, match=r"no net flow into enclosed.*-0.*m\^2/s from 16 cells.*0\.6"):
+    with pytest.raises(
+        InputError, match=r"no net flow into enclosed.*-0.*m\^2/s from 16 cells.*0\.6"
+    ):
         project(rest, grid, solids, closed)
     twist[0, :, 0] = 0.5  # the whole shell together changes no volume
     v, _ = project(rest, grid, solids, solid_velocity(grid, solids, pose, twist))

@@ -100,7 +100,8 @@ def error_after_a_quarter(scheme: str, n: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    "scheme,order,sizes", [("semi_lagrangian", 1.0, (48, 96, 192)), ("maccormack", 2.0, (32, 64, 128))]
+    "scheme,order,sizes",
+    [("semi_lagrangian", 1.0, (48, 96, 192)), ("maccormack", 2.0, (32, 64, 128))],
 )
 def test_order_on_a_turning_blob(scheme, order, sizes) -> None:
     errors = [error_after_a_quarter(scheme, n)[0] for n in sizes]
