@@ -78,6 +78,8 @@ class Collider:
     """Contact mode: "separate", "slip" or "sticky"; material may lift off by default."""
     inverted: bool = False
     """Whether the solid is the outside of the shape, which then is a container; False."""
+    push_out: bool = False
+    """Whether particles that get inside are put back onto the surface: for plates thinner than dx."""
     name: str = ""
     """Name in messages and in parameters; empty if nothing refers to it."""
 

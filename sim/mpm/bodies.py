@@ -36,7 +36,17 @@ from ..core.colliders import Collider, embed, influence, project, signed_distanc
 from ..core.colliders_rigid import RigidBody, contact_points, mass_properties
 from ..core.rotations import from_rotation_vector, multiply, rotate, to_matrix
 
-__all__ = ["RECOVERY", "TINY_SPEED", "WEIGHT", "Bodies", "Motion", "advance", "begin", "couple"]
+__all__ = [
+    "RECOVERY",
+    "TINY_SPEED",
+    "WEIGHT",
+    "Bodies",
+    "Motion",
+    "advance",
+    "begin",
+    "couple",
+    "node_response",
+]
 
 WEIGHT = 10.0
 """Weight of a contact point over the mass of the body: what is left of an approach is below 1/11."""
@@ -162,8 +172,8 @@ def _response(normal: Tensor, s: Tensor, f: Tensor) -> Tensor:
     return s[..., None, None] * nn + f[..., None, None] * (torch.eye(3).to(normal) - nn)
 
 
-def _node_response(rel: Tensor, n: Tensor, friction: Tensor, contact: str) -> Tensor:
-    """K of the collider law at a relative velocity."""
+def node_response(rel: Tensor, n: Tensor, friction: Tensor, contact: str) -> Tensor:
+    """K of the collider law at relative velocities (..., 3), (..., 3, 3)."""
     along = (rel * n).sum(-1)
     one, zero = torch.ones_like(along), torch.zeros_like(along)
     if contact == "sticky":
@@ -215,7 +225,7 @@ def couple(
     rel = v - _at(start, arm)
     K = v.new_zeros(())
     for mu in (torch.zeros_like(friction[k]), friction[k]):
-        K = a[..., None, None] * _node_response(v - _at(V, arm), n, mu, collider.contact)
+        K = a[..., None, None] * node_response(v - _at(V, arm), n, mu, collider.contact)
         W = mass[..., None, None] * K
         system = motion.mass[:, r] + (G.mT @ W @ G).sum(1)
         rhs = (G.mT @ (W @ rel[..., None])).sum(1)

@@ -246,6 +246,8 @@ def body_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
         cross_matrix=cross_matrix,
         velocity_at=velocity_at,
         blend=blend,
+        response=response,
+        lift=lift,
         begin=begin,
         collect=collect,
         couple=couple,

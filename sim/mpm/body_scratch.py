@@ -77,8 +77,8 @@ class BodyScratch:
         self._sums = torch.zeros(self.shards, count * 33, **options)
         self._adj_sums = torch.zeros_like(self._sums)
         self.sums, self.adj_sums = self._split_sums(self._sums), self._split_sums(self._adj_sums)
-        self._adj = torch.zeros(self.shards, count * (6 * LEVELS + 10), **options)
-        self._state = torch.zeros(count * (6 * LEVELS + 10), **options)
+        self._adj = torch.zeros(self.shards, count * (6 * LEVELS + 17), **options)
+        self._state = torch.zeros(count * (6 * LEVELS + 17), **options)
         self.state = self._views(self._state)
         self.adj = [self._views(row) for row in self._adj]
         n = 6 * R
@@ -89,6 +89,12 @@ class BodyScratch:
         self.systems, self.adj_systems = (
             [as_array(part, real) for part in row.split(cut)] for row in self._systems
         )
+        # Where the bodies are after a substep that is computed again.
+        self._moved = torch.zeros(count * 6, **options)
+        self.moved = {
+            "body_pose": self.state["moved"],
+            "body_twist": as_array(self._moved, real),
+        }
         self._extra = torch.zeros(0, **options)
         tools, place = len(engine.tools), bodies.index
         self.after = [range(k + 1, e) for k, e in zip(place, [*place[1:], tools], strict=True)]
@@ -100,13 +106,13 @@ class BodyScratch:
         return as_array(flat[:head], self.k.mat33), as_array(flat[head:], self.k.vec3)
 
     def _views(self, row: torch.Tensor) -> dict[str, Any]:
-        parts = row.split([self.count * 6] * LEVELS + [self.count * 3, self.count * 7])
+        parts = row.split([self.count * 6] * LEVELS + [self.count * n for n in (3, 7, 7)])
         real = self.engine.real
         return {
             "V": [as_array(p, real) for p in parts[:LEVELS]],
             "center": as_array(parts[LEVELS], self.k.vec3),
             "pose": as_array(parts[LEVELS + 1], real),
-            "tensor_pose": parts[LEVELS + 1],
+            "moved": as_array(parts[LEVELS + 2], real),
         }
 
     def allocate_adjoint(self) -> None:

@@ -18,6 +18,7 @@ from ..core.errors import StateError
 from .bodies import Motion, advance, begin, couple
 from .model import MPMModel, MPMState
 from .ops import BODY_FIELDS, FIELDS, Call, transfer
+from .push_out import push_out
 
 __all__ = ["compose_substeps", "embed_gradient", "grid_velocity", "node_positions"]
 
@@ -45,7 +46,7 @@ def compose_substeps(
         )
         if config.engine == "warp":
             call = Call(engine, step, 1, keep)
-            rows = [mass, poses[s : s + 1], twists[s : s + 1], friction, softness, *rho]
+            rows = [mass, poses[s : s + 2], twists[s : s + 1], friction, softness, *rho]
             moved = transfer(call, [values[n] for n in call.moved], A, rows)
             values.update(zip(call.moved, moved, strict=True))
         else:
@@ -66,10 +67,17 @@ def compose_substeps(
             v = torch.where(mask, u_p, values["v"])
             C = torch.where(mask[..., None], C, values["C"])
             _check(model, x, v, step)
-            values.update(x=x, v=v, C=C)
+            pose1 = poses[s + 1]
             if motion is not None:
                 moved = advance(bodies, motion, pose, twists[s], friction, config.dt, model.dim)
+                pose1 = pose1.index_copy(1, place, moved[0])
                 values.update(zip(BODY_FIELDS, moved, strict=True))
+            if any(c.push_out for c in model.colliders):
+                pushed = push_out(model, values["x"], x, v, pose, pose1, twists[s], friction)
+                x, v = (
+                    torch.where(mask, new, old) for new, old in zip(pushed, (x, v), strict=True)
+                )
+            values.update(x=x, v=v, C=C)
         _flow(model, values, coefficients, config.dt)
     return [values[name] for name in names]
 

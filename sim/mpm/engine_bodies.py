@@ -23,10 +23,9 @@ class BodyStages(BodyScratch):
     # Stages.
 
     def forward(
-        self, s: int, box: Callable[[], Any], row: dict, row1: dict | None, inputs: Any
+        self, s: int, box: Callable[[], Any], row: dict, row1: dict, inputs: Any
     ) -> list[Stage]:
-        """Stages after the nodes have met the tools before the first body; with `row1` the bodies
-        also move."""
+        """Stages after the nodes have met the tools before the first body; the bodies move to `row1`."""
         stages: list[Stage] = [self._serial(partial(self._begin, row))]
         for r in range(self.R):
             for number in (0, 1):
@@ -34,8 +33,7 @@ class BodyStages(BodyScratch):
                 solve = [partial(self._solve_nodes, r, number, row, inputs)]
                 if r == self.R - 1 and number == 1:
                     solve.append(partial(self._contact, s, row, inputs))
-                    if row1 is not None:
-                        solve.append(partial(self._move, row, row1))
+                    solve.append(partial(self._move, row, row1))
                 stages.append(self._serial(*solve))
             stages.append(partial(self._couple, s, r, box, row, inputs))
         return stages
@@ -84,7 +82,7 @@ class BodyStages(BodyScratch):
         args = self._begin_args(row, self.state, self.c["center"])
         adjoint = self._begin_args(adj, self.adj[0], self.none[self.k.vec3])
         self._launch(("begin*",), self.k.begin, self.count, args, adjoint)
-        adj["body_pose"]._tensor.view(-1).add_(self.adj[0]["tensor_pose"])
+        adj["body_pose"]._tensor.view(-1).add_(self.adj[0]["pose"]._tensor)
         self._adj.zero_()
 
     # Nodes.
@@ -313,6 +311,8 @@ class BodyStages(BodyScratch):
 
     def _move_adjoint(self, row: dict, adj1: dict) -> None:
         # What the kernel stored is not read again, so any arrays of the right size do.
+        self._reduce()
+        adj1["body_pose"]._tensor.view(-1).add_(self.adj[0]["moved"]._tensor)
         args = self._move_args(row, row, self.state)
         adjoint = self._move_args({"body_pose": self.adj[0]["pose"]}, adj1, self.adj[0])
         adjoint[2:5] = [self.none[self.k.vec3], *[self.none[self.k.mat33]] * 2]

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..core.backend import Command
 from .engine_bodies import BodyStages
+from .engine_push import PushStages
 from .model import MPMModel
 from .scratch import Scratch
 
@@ -61,6 +62,7 @@ class WarpEngine(Scratch):
     def __init__(self, model: MPMModel, **options: Any) -> None:
         super().__init__(model, **options)
         self.stages = BodyStages(self) if self.bodies else None
+        self.push = PushStages(self) if any(c.push_out for c in model.colliders) else None
         first = model.bodies.index[0] if self.bodies else len(self.tools)
         self._before_bodies = range(first)
 
@@ -102,7 +104,10 @@ class WarpEngine(Scratch):
         def back(s: int, shard: int) -> None:
             self.reset_status(shard)
             for block in self._blocks(shard):
-                self._gather(block, rows[s], rows[s + 1], first + s)
+                if self.push is None:
+                    self._gather(block, rows[s], rows[s + 1], first + s, self.a["status"])
+                else:
+                    self.push.forward(block, s, rows[s], rows[s + 1], inputs, first + s)
                 if self.fused:
                     self._flow(block, rows[s], rows[s + 1], inputs)
                 if s + 1 < count:
@@ -140,6 +145,8 @@ class WarpEngine(Scratch):
 
         def particles(s: int, shard: int) -> None:
             own = adj_inputs[shard]
+            if self.push is not None:
+                self.push.clear_adjoint(shard)
             for block in self._blocks(shard):
                 if s + 1 < count:
                     row, adj = rows[s + 1], of(s + 1)
@@ -158,8 +165,13 @@ class WarpEngine(Scratch):
             self._update_grid(shard, boxes[s], inputs, s)
 
         def gather(s: int, shard: int) -> None:
+            own = adj_inputs[shard]
             for block in self._blocks(shard):
-                self._gather_adjoint(block, rows[s], of(s), of(s + 1), first + s)
+                if self.push is None:
+                    self._gather_adjoint(block, rows[s], of(s), of(s + 1), first + s)
+                else:
+                    given = (rows[s], of(s), of(s + 1), inputs, own)
+                    self.push.backward(block, s, *given, first + s)
 
         def nodes_adjoint(s: int, shard: int) -> None:
             self._update_grid_adjoint(shard, boxes[s], inputs, adj_inputs[shard], s)
@@ -177,11 +189,11 @@ class WarpEngine(Scratch):
             through: tuple[list[Any], ...] = ([], [], [])
             if self.stages is not None:
                 box = partial(boxes.__getitem__, s)
-                again = self.stages.forward(s, box, rows[s], None, inputs)
+                again = self.stages.forward(s, box, rows[s], self.stages.moved, inputs)
                 reverse = (rows[s], of(s), of(s + 1), inputs, adj_inputs)
                 through = (again, *self.stages.backward(s, boxes[s], *reverse))
-            stages += [partial(particles, s), partial(nodes, s), *through[0], *through[1]]
-            stages += [partial(gather, s), *through[2], partial(nodes_adjoint, s)]
+            stages += [partial(particles, s), partial(nodes, s), *through[0], partial(gather, s)]
+            stages += [*through[1], *through[2], partial(nodes_adjoint, s)]
         stages.append(partial(particles, -1))
         self._run("backward", stages)
         return of(0)
@@ -285,9 +297,9 @@ class WarpEngine(Scratch):
         args += [adj["x"], adj["v"], self.a["adj_A"], own.mass]
         self._launch(("scatter*", b.group, b.shard), self.k.scatter_adjoint, b.dim, args)
 
-    def _gather(self, b: Block, row: dict, row1: dict, step: int) -> None:
+    def _gather(self, b: Block, row: dict, row1: dict, step: int, status: Any) -> None:
         args = [*self._place(b, step), row["x"], row["v"], row["C"], self.a["birth"]]
-        args += [self.velocity[-1], row1["x"], row1["v"], row1["C"], b.shard, self.a["status"]]
+        args += [self.velocity[-1], row1["x"], row1["v"], row1["C"], b.shard, status]
         self._launch(("gather", b.group, b.shard), self.k.gather, b.dim, args)
 
     def _gather_adjoint(self, b: Block, row: dict, adj: dict, adj1: dict, step: int) -> None:

@@ -113,6 +113,19 @@ def transfer_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
         e[last] = real(k)
         return e
 
+    @wp.func
+    def watch(s: Space, x: vec, i: int, shard: int, status: wp.array2d(dtype=wp.int32)):
+        """Flag a particle that leaves the grid; extend the box of base nodes."""
+        for a in range(D):
+            cell = int(wp.floor((x[a] - s.origin[a]) / s.dx - real(0.5)))
+            if cell < 0 or cell > s.shape[a] - 3:
+                status[shard, 1] = 1 + i
+            if wp.static(track):
+                if cell < status[shard, 3 + a]:
+                    status[shard, 3 + a] = cell
+                if cell > status[shard, 3 + D + a]:
+                    status[shard, 3 + D + a] = cell
+
     @wp.kernel(**options)
     def scatter(
         s: Space,
@@ -266,17 +279,10 @@ def transfer_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
             if not wp.isfinite(wp.ddot(B, B) + wp.dot(moved, moved)):
                 status[shard, 0] = 1 + i
         x1[i] = moved
+        watch(s, moved, i, shard, status)
         for a in range(D):
-            cell = int(wp.floor((moved[a] - s.origin[a]) / s.dx - real(0.5)))
-            if cell < 0 or cell > s.shape[a] - 3:
-                status[shard, 1] = 1 + i
             if wp.abs(u_sum[a]) * s.dt > s.dx:
                 status[shard, 2] = 1 + i
-            if wp.static(track):
-                if cell < status[shard, 3 + a]:
-                    status[shard, 3 + a] = cell
-                if cell > status[shard, 3 + D + a]:
-                    status[shard, 3 + D + a] = cell
 
     @wp.kernel(**options)
     def gather_adjoint(
@@ -343,6 +349,7 @@ def transfer_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
         node=node,
         ivec=ivec,
         Space=Space,
+        watch=watch,
         scatter=scatter,
         scatter_adjoint=scatter_adjoint,
         gather=gather,

@@ -57,8 +57,8 @@ def run_substeps(
     Args:
         call: Engine and counters.
         state: What `call.rows` names.
-        shared: mass (B, N), poses (S, B, K, 7), twists (S, B, K, 6), friction (K,), softness (K,); with
-            rigid bodies also rho (R,).
+        shared: mass (B, N), poses (S + 1, B, K, 7), twists (S, B, K, 6), friction (K,), softness (K,);
+            with rigid bodies also rho (R,).
         thetas: Law coefficients per group, (n_coefficients, B, n).
 
     Differentiable in everything in `state`, `shared` and `thetas`.

@@ -237,7 +237,7 @@ class SolverMPM:
         twists = twist.expand(S, *twist.shape)
         state = emit(self.model, state, self.births, poses, twist, control.emitter_velocity, dt, S)
         fields = [getattr(state, name) for name in FIELDS]
-        shared = [prepared.mass, poses[:-1], twists, prepared.friction, prepared.softness]
+        shared = [prepared.mass, poses, twists, prepared.friction, prepared.softness]
         if index:
             fields += [state.tool_pose[:, index], state.body_twist]
             shared.append(prepared.rho)
