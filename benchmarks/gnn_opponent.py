@@ -26,7 +26,7 @@ from rheograd.sim.core.neighbors import nearest
 from rheograd.tasks.nclaw import Evaluation, Scene, training_scene
 from torch import Tensor
 
-EVERY, WINDOW, NEIGHBORS, NOISE = 5, 6, 20, 2e-5
+EVERY, WINDOW, NEIGHBORS, NOISE = 5, 6, 12, 2e-4
 """Steps per frame, frames that the network sees, neighbors of a particle, noise [m/frame]."""
 
 
@@ -58,9 +58,9 @@ def batch(frames: Tensor, material: str, walls: tuple[float, float]) -> Particle
 
 
 def train(
-    material: str, folder: str | Path, seconds: float, *, size: str = "full", seed: int = 0
+    material: str, folder: str | Path, updates: int, *, size: str = "full", seed: int = 0
 ) -> GNS:
-    """Train for some seconds, or load what is finished; goes on where it was interrupted."""
+    """Train, or load what is finished; goes on where it was interrupted."""
     scene = training_scene(material, size)
     x = simulate_truth(scene.solver(mpm), 200 if size == "nano" else 1000).x
     data = Windows(x, material, (scene.lower[0], scene.upper[0]))
@@ -76,7 +76,7 @@ def train(
         generator=torch.Generator().manual_seed(seed),
     )
     config = TrainerConfig(
-        time_limit=seconds, optimizer="adamw", schedule="cosine", warmup=20, clip=1.0, seed=seed
+        updates=updates, optimizer="adamw", schedule="cosine", warmup=20, clip=1.0, seed=seed
     )
     path = Path(folder) / f"gnn-{material}{'-nano' if size == 'nano' else ''}-{seed}"
     trainer = Trainer(model, StepperLoss(noise=NOISE), config, path)

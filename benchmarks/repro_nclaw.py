@@ -58,7 +58,7 @@ class Judge:
         self.arguments, self.results = arguments, results
         self.truths: dict[tuple, tuple[torch.Tensor, dict[str, float]]] = {}
         self.laws: dict[tuple[str, str], TrainedLaw | None] = {}
-        self.networks: dict[str, object] = {}
+        self.networks: dict[str, tuple[object, float]] = {}
         a = arguments
         table = not (a.train or a.acceptance or a.again or results.quick)
         stored = results.file if table and results.file.is_file() else None
@@ -144,14 +144,12 @@ class Judge:
         return simulate(scene, device=self.arguments.device, on_frame=keep), volumes
 
     def gnn(self, material: str):
-        """The trained graph network."""
+        """The trained graph network, and the CPU time that this took [s], little when it was there."""
         if material not in self.networks:
-            a = self.arguments
-            nano = a.size == "nano"
-            size = "nano" if nano else "full"
-            self.networks[material] = gnn_opponent.train(
-                material, a.out, a.gnn_seconds or (5 if nano else 150), size=size, seed=a.seed
-            )
+            a, began = self.arguments, time.process_time()
+            size, updates = ("nano", 30) if a.size == "nano" else ("full", 1000)
+            network = gnn_opponent.train(material, a.out, updates, size=size, seed=a.seed)
+            self.networks[material] = network, time.process_time() - began
         return self.networks[material]
 
 
@@ -170,12 +168,13 @@ def table(judge: Judge, methods, scenes, materials) -> None:
                 if not judge.missing(scene, method, material):
                     continue
                 if method == "gnn":
-                    judge.row(scene, method, material, judge.gnn(material))
+                    network, seconds = judge.gnn(material)
+                    judge.row(scene, method, material, network, training_cpu_s=seconds)
                     continue
                 trained = judge.law(method, material)
                 if trained is not None:
-                    seconds = trained.report.get("seconds")
-                    judge.row(scene, method, material, trained.law, training_s=seconds)
+                    seconds = trained.report.get("cpu_seconds")
+                    judge.row(scene, method, material, trained.law, training_cpu_s=seconds)
 
 
 def coupled(judge: Judge, methods, scene) -> None:
@@ -198,12 +197,11 @@ def train(judge: Judge, methods, material: str) -> None:
         trained = judge.law(method, material)
         if trained is None:
             continue
-        metrics = {
-            name: judge.row(
-                make_scene(name, material, judge.arguments.size), method, material, trained.law
-            )
-            for name in MEASURED
-        }
+        size, metrics = judge.arguments.size, {}
+        seconds = trained.report.get("cpu_seconds")
+        for name in MEASURED:
+            scene = make_scene(name, material, size)
+            metrics[name] = judge.row(scene, method, material, trained.law, training_cpu_s=seconds)
         report = {**trained.report, "mse_m2": metrics}
         trained.path.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
@@ -255,7 +253,6 @@ def main() -> None:
     p.add_argument("--methods", nargs="+", choices=[*METHODS, "gnn"], default=None)
     p.add_argument("--scenes", nargs="+", choices=[*ALONE, *COUPLED, "large"], default=None)
     p.add_argument("--materials", nargs="+", choices=MATERIALS, default=list(MATERIALS))
-    p.add_argument("--gnn-seconds", type=float, help="training of the graph network")
     p.add_argument("--seed", type=int, default=0)
     arguments = p.parse_args()
     if "gnn" in (arguments.methods or ()) and (arguments.train or arguments.acceptance):

@@ -357,7 +357,7 @@ def _pool(material: str, size: Size, name: str) -> Scene:
     )
     ring = Torus(0.12, 0.06)
     jelly = Body.of("jelly", ring, (0.5, 0.5, floor + depth + 0.2), min(spacing, 1 / 40))
-    return Scene(name, (water, jelly), _of(size, 300, 3000, 3000), cells)
+    return Scene(name, (water, jelly), _of(size, 300, 1500, 3000), cells)
 
 
 def _melting(material: str, size: Size, name: str) -> Scene:
@@ -371,7 +371,7 @@ def _melting(material: str, size: Size, name: str) -> Scene:
         Body.of(before, bar, (0.5, 0.5, floor + half), spacing, rho=2e3, **solid),
         Body.of(before, Sphere(radius), (0.5, 0.5, floor + 2 * half + radius), spacing, **solid),
     )
-    steps = _of(size, 200, 2000, 2000)
+    steps = _of(size, 200, 1000, 2000)
     return Scene(name, bodies, steps, cells, melting=(steps // 4, 3 * steps // 4))
 
 

@@ -140,7 +140,7 @@ def train_law(
         return TrainedLaw(load_law(path, device), path, json.loads(report_file.read_text("utf-8")))
     built = {"method": method, "material": material, "size": size, "seed": seed}
     report: dict[str, Any] = {**built, "command": command, "device": str(device)}
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     scene = training_scene(material, size)
     truth = simulate_truth(scene.solver(mpm), 1000 if size == "full" else 200)
     truth = truth.to(device)
@@ -163,6 +163,7 @@ def train_law(
             report["loss"] = [[h.loss[0], h.loss[-1]] for h in found]
             report["simulated_steps"] = sum(h.simulated[-1] for h in found)
     report["seconds"] = time.perf_counter() - began
+    report["cpu_seconds"] = time.process_time() - cpu
     if source != "motion" and source != "labels then motion":
         save_checkpoint(path, law_tensors(law, values), built)
     report_file.write_text(json.dumps(report, indent=1) + "\n", "utf-8")

@@ -4,11 +4,14 @@ the command."""
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
+import sys
 
 import pytest
 import torch
+from helpers import ROOT
 from rheograd.operators.nclaw import NeuralIsotropic, TrainConfig, neural_law
 from rheograd.sim.core.errors import InputError
 from rheograd.sim.core.gradients import taylor_test
@@ -27,6 +30,7 @@ from rheograd.tasks.nclaw import (
     simulate,
     train_law,
     training_scene,
+    volume_ratios,
 )
 
 NAMES = [name for name in SCENES if name != "mesh"]
@@ -64,6 +68,19 @@ def test_full_scenes_have_the_papers_sizes():
     assert make_scene("sphere", "sand", "full").cells == 32
     assert make_scene("melting", size="full").substeps == 2  # 64 cells: sand is too stiff for one
     assert make_scene("pool", size="full").bodies[0].rho == 3e3
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("pool", "large")])
+def test_medium_is_full_with_fewer_particles(name):
+    """The same bodies in the same places; only what a core cannot carry is coarser."""
+    medium, full = make_scene(name, "sand", "medium"), make_scene(name, "sand", "full")
+    heavy = full.particle_count > 10_000
+    ratio = full.particle_count / medium.particle_count
+    assert ratio == pytest.approx(8 if heavy else 1, rel=0.1) and full.steps // medium.steps <= 2
+    assert medium.cells == (max(32, full.cells // 2) if heavy else full.cells)
+    for a, b in zip(medium.bodies, full.bodies, strict=True):
+        assert (a.velocity, a.rho) == (b.velocity, b.rho)
+        assert len(a.x) * a.volume == pytest.approx(len(b.x) * b.volume, rel=0.05)
 
 
 def test_initial_motion_is_rigid():
@@ -110,8 +127,12 @@ def test_two_laws_side_by_side_and_density():
     torch.testing.assert_close(
         prepared.mass[0, :n], torch.full((n,), 3e3 * water.volume), rtol=1e-5, atol=0
     )
-    found = evaluate({"water": WATER, "jelly": JELLY}, scene)
+    ends = []
+    true = {"water": WATER, "jelly": JELLY}
+    found = evaluate(true, scene, on_frame=lambda step, state: ends.append(state))
     assert found.mse < 1e-14 and found.volumes["body0"] == pytest.approx(1, abs=0.05)
+    assert found.volumes == volume_ratios(scene.solver(true), ends[-1])
+    assert found.volumes["body0"] == pytest.approx(float(ends[-1].J.mean()), rel=1e-5)
 
 
 def test_melting_switches_from_below_and_changes_the_motion():
@@ -125,6 +146,8 @@ def test_melting_switches_from_below_and_changes_the_motion():
             assert heights[switched == 1].max() <= heights[switched == 0].min()
         shares.append(float(switched.mean()))
     assert shares[0] == 0 and 0 < shares[2] < 1 and shares[3] == 1
+    assert make_scene("melting", "jelly").materials == ("jelly", "sand")
+    assert make_scene("melting", "water").materials == scene.materials == ("plasticine", "sand")
     quick = dataclasses.replace(scene, steps=60, melting=(5, 20))
     solid = dataclasses.replace(quick, melting=(0, 0))
     melted, kept = simulate(quick), simulate(solid)
@@ -244,3 +267,27 @@ def test_command_measures_a_law_and_names_wrong_scenes(tmp_path, capsys):
     assert "capsule" in out and "error if nothing moved" in out
     assert run(["evaluate", str(path), "--scene", "capsul"]) == 2
     assert "capsule" in capsys.readouterr().err
+
+
+def test_an_interrupted_table_goes_on(tmp_path, monkeypatch, capsys):
+    """Rows that the file has are not measured again, except when asked for; new ones are added."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    table, results = importlib.import_module("repro_nclaw"), importlib.import_module("results")
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    quick = dataclasses.replace(make_scene("two", "jelly"), steps=40)
+    monkeypatch.setattr(table, "make_scene", lambda *names: quick)
+
+    def measured(*more):
+        words = "--scenes two --materials jelly --device cpu --machine here --out".split()
+        monkeypatch.setattr(sys, "argv", ["repro_nclaw", *words, str(tmp_path), *more])
+        capsys.readouterr()
+        table.main()
+        return [json.loads(line)["method"] for line in capsys.readouterr().out.splitlines()]
+
+    assert measured("--methods", "untrained") == ["untrained"]
+    assert measured("--methods", "untrained", "gnn") == ["gnn"]
+    assert measured("--methods", "untrained", "gnn") == []
+    assert measured("--methods", "untrained", "--again") == ["untrained"]
+    rows = json.loads((tmp_path / "repro_nclaw.here.json").read_text("utf-8"))["rows"]
+    assert {row["method"] for row in rows} == {"untrained", "gnn"} and len(rows) == 2
+    assert all(row["steps"] == 40 and row["true_volumes"] for row in rows)
