@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= amg,opt,rl,taichi,test,viz
+EXTRAS ?= amg,cluster,opt,rl,taichi,test,viz
 ARGS ?=
 
 BIN := $(VENV)/bin

@@ -68,7 +68,10 @@ class CMAOptimizer(PopulationOptimizer):
             "verbose": -9,
             "verb_log": 0,
             "maxiter": math.inf,
+            # Equal losses are a plateau to cross, such as a contact not found yet, not the end.
             "tolfun": 0,
+            "tolfunhist": 0,
+            "tolflatfitness": math.inf,
             "tolx": 1e-8,
         }
         if self.config.population is not None:

@@ -56,7 +56,7 @@ def evaluate(
         losses, ends = loss.tolist(), distances(task, final)
     except (StateError, StabilityError) as error:
         if len(actions) == 1 or not retry:
-            logger.warning("a candidate broke the simulation: %s", error)
+            logger.debug("candidates broke the simulation: %s", error)
             losses, ends = [math.inf] * len(actions), [math.nan] * len(actions)
         else:
             parts = [evaluate(task, one, False, state, start) for one in actions.split(1)]
