@@ -62,13 +62,12 @@ def sample(
     Source: multilinear interpolation.
     """
     place = _Lattice(grid, axis, outside is not None)
-    index = place.index(points)
     if valid is None:
-        return _linear(place.extend(q, outside), place.scaled(index))
+        return _linear(place.extend(q, outside), place.scaled(points))
     mask = valid[:, None].to(q).expand(len(q), 1, *q.shape[2:])
     ones = None if outside is None else torch.ones_like(outside[:, :1])
     both = torch.cat((place.extend(q * mask, outside), place.extend(mask, ones)), 1)
-    values = _linear(both, place.scaled(index))
+    values = _linear(both, place.scaled(points))
     weight = values[:, -1:]
     some = weight > NO_WEIGHT
     inside = values[:, :-1] / torch.where(some, weight, 1.0)
@@ -93,6 +92,13 @@ def departure(
     Differentiable in u and points. Source: Ralston 1962.
     """
     points = points.expand(len(u[0]), *points.shape[-2:])
+    return _ralston(grid, u, points, None, dt, valid)
+
+
+def _ralston(
+    grid: MacGrid, u: Faces, points: Tensor, k1: Tensor | None, dt: float, valid: Faces | None
+) -> Tensor:
+    """`departure`, with the velocity at `points` where it is known."""
 
     def velocity(x: Tensor) -> Tensor:
         parts = []
@@ -101,7 +107,7 @@ def departure(
             parts.append(sample(grid, f[:, None], x, a, valid=known)[:, 0])
         return torch.stack(parts, -1)
 
-    k1 = velocity(points)
+    k1 = velocity(points) if k1 is None else k1
     k2 = velocity(points - 0.5 * dt * k1)
     k3 = velocity(points - 0.75 * dt * k2)
     return points - dt * (2 / 9 * k1 + 1 / 3 * k2 + 4 / 9 * k3)
@@ -118,13 +124,11 @@ def advect_velocity(
         raise InputError(
             message("advect_velocity", f"scheme out of {SCHEMES[:2]}", scheme, "Choose one")
         )
-    sets = [grid.points(a, u[0]).reshape(-1, grid.dim) for a in range(grid.dim)]
-    every = torch.cat(sets)
-    sizes = [len(s) for s in sets]
-    back = departure(grid, u, every, dt, solids.valid).split(sizes, 1)
+    axes = tuple(range(grid.dim))
+    back = _from_lattices(grid, u, axes, dt, solids.valid)
     there = None
     if scheme == "maccormack":
-        there = departure(grid, u, every, -dt, solids.valid).split(sizes, 1)
+        there = _from_lattices(grid, u, axes, -dt, solids.valid)
     out = []
     for a, f in enumerate(u):
         valid = None if solids.valid is None else solids.valid[a]
@@ -168,12 +172,11 @@ def advect_scalars(
         raise InputError(
             message("advect_scalars", f"scheme out of {SCHEMES}", scheme, "Choose one")
         )
-    points = grid.points(None, q).reshape(-1, grid.dim)
     valid = None if solids.empty else solids.fluid
-    back = departure(grid, u, points, dt, solids.valid)
+    (back,) = _from_lattices(grid, u, (None,), dt, solids.valid)
     ahead = None
     if scheme == "maccormack":
-        ahead = departure(grid, u, points, -dt, solids.valid)
+        (ahead,) = _from_lattices(grid, u, (None,), -dt, solids.valid)
     return _carry(grid, q, back, ahead, None, valid, outside)
 
 
@@ -221,6 +224,37 @@ def advect_fluxes(
     return q - total
 
 
+def _from_lattices(
+    grid: MacGrid, u: Faces, axes: tuple[int | None, ...], dt: float, valid: Faces | None
+) -> tuple[Tensor, ...]:
+    """Departure points of whole lattices of faces or cells, where the first stage is an average."""
+    points = [grid.points(a, u[0]).reshape(-1, grid.dim) for a in axes]
+    known = []
+    for a in axes:
+        parts = []
+        for b, f in enumerate(u):
+            if valid is None:
+                parts.append(_onto(grid, f, b, a))
+                continue
+            weight = _onto(grid, valid[b].to(f), b, a)
+            some = weight > NO_WEIGHT
+            mean = _onto(grid, f * valid[b], b, a) / torch.where(some, weight, 1.0)
+            parts.append(torch.where(some, mean, 0.0))
+        known.append(torch.stack(parts, -1))
+    every = torch.cat(points).expand(len(u[0]), -1, -1)
+    back = _ralston(grid, u, every, torch.cat(known, 1), dt, valid)
+    return back.split([len(p) for p in points], 1)
+
+
+def _onto(grid: MacGrid, f: Tensor, b: int, a: int | None) -> Tensor:
+    """Face values of axis b at the points of another lattice, flat; what `sample` gives there."""
+    if a != b:
+        lower, upper = faces_of(grid, f, b)
+        f = 0.5 * (lower + upper)
+        f = f if a is None else grid.mean(f, a)
+    return f.flatten(1)
+
+
 class _Lattice:
     """The lattice of cells or faces: positions to array indices, and ghosts."""
 
@@ -255,10 +289,16 @@ class _Lattice:
                 q = torch.cat([ghost] * low + [q] + [ghost] * high, dim)
         return q
 
-    def scaled(self, index: Tensor) -> Tensor:
-        """Indices as torch's grid_sample wants them: −1 … 1."""
-        scale = index.new_tensor([2 / (n - 1) if n > 1 else 0.0 for n in self.sizes])
-        return index * scale - 1.0
+    def scaled(self, points: Tensor) -> Tensor:
+        """Points as torch's grid_sample wants them: −1 … 1 over the indices."""
+        grid = self.grid
+        scale = [2 / (n - 1) if n > 1 else 0.0 for n in self.sizes]
+        if any(grid.periodic):
+            return self.index(points) * points.new_tensor(scale) - 1.0
+        rows = zip(scale, grid.origin, self.shift, self.ghosts, strict=True)
+        first = [s * (g[0] - h - o / grid.dx) - 1 for s, o, h, g in rows]
+        scale = [s / grid.dx for s in scale]
+        return torch.addcmul(points.new_tensor(first), points, points.new_tensor(scale))
 
 
 @functools.lru_cache(maxsize=16)
@@ -269,8 +309,9 @@ def _flags(values: tuple[bool, ...], device: torch.device) -> Tensor:
 def _linear(q: Tensor, scaled: Tensor) -> Tensor:
     """(B, C, *n) at (B, M, D) -> (B, C, M)."""
     B, M, D = scaled.shape
-    where = scaled.flip(-1).reshape(B, *(1,) * (D - 1), M, D)
+    where = scaled.reshape(B, *(1,) * (D - 1), M, D)
     options = {"mode": "bilinear", "padding_mode": "border", "align_corners": True}
+    q = q.transpose(2, -1)  # it counts axes from the last one
     return torch.nn.functional.grid_sample(q, where, **options).reshape(B, -1, M)
 
 

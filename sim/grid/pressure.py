@@ -167,7 +167,7 @@ class PressureSystem:
         rate = float(net[b, region]) * self.grid.dx ** (self.grid.dim - 1)
         at = ", ".join(f"{float(x):.3g}" for x in centre)
         got = f"a net outflow of {rate:.3g} m^{self.grid.dim}/s from {int(inside.sum())} cells "
-        fix = "Open a side of it, or balance what moves in and out"
+        fix = "Open a side of it; an obstacle that sticks in a wall may only slide along it"
         text = message(
             where, "no net flow into enclosed regions", got + f"around ({at}) m in scene {b}", fix
         )

@@ -202,3 +202,18 @@ def test_wrong_input(generator) -> None:
         advect_scalars(grid, q, u, 0.1, solids, none, "weno")
     with pytest.raises(InputError, match="scheme out of"):
         advect_velocity(grid, u, 0.1, solids, "conservative")
+
+
+@pytest.mark.parametrize("walls", ["wall", "periodic", {"x-": "open"}])
+def test_transport_of_lattices_equals_the_formula_point_by_point(walls, generator) -> None:
+    grid = MacGrid((7, 6, 5), 0.1, walls=walls)
+    ball = Collider(Sphere(0.15), position=(0.3, 0.3, 0.2))
+    solids = solids_of(grid, [ball], ball.pose(F64)[None, None])
+    u = random_flow(grid, generator, solids=solids)
+    out = advect_velocity(grid, u, 0.08, solids)
+    for a, f in enumerate(u):
+        points = grid.points(a, f).reshape(-1, 3)
+        back = departure(grid, u, points, 0.08, solids.valid)
+        own = f.flatten(1)[:, None]
+        expected = sample(grid, f[:, None], back, a, valid=solids.valid[a], own=own)
+        torch.testing.assert_close(out[a].flatten(1), expected[:, 0], rtol=1e-12, atol=1e-12)
