@@ -1,6 +1,6 @@
 """Closed-loop policies: a small network from observations to actions, and the loop around it.
 
-    a_t = action_limit · tanh(MLP((o_t − μ)/σ)),   x_{t+1} = step(x_t, a_t)
+    a_t = action_limit · b(MLP((o_t − μ)/σ)),   x_{t+1} = step(x_t, a_t),   b = tanh or clip
 
 Gradients flow from any loss of the states through the simulator and the network to its weights.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...sim.core.errors import InputError
 from ..core import Task
 
 __all__ = ["ClosedLoop", "MLPPolicy", "Normalizer", "closed_loop", "mlp", "starts"]
@@ -87,6 +88,10 @@ class MLPPolicy(nn.Module):
         action_limit: Largest absolute actions, (A,).
         hidden: Widths of the hidden layers.
         seed: Of the weights.
+        bound: "tanh", or "clip" to [−1, 1], which has no gradient beyond.
+
+    Raises:
+        InputError: another bound.
 
     Differentiable in observations and weights.
     """
@@ -99,8 +104,12 @@ class MLPPolicy(nn.Module):
         action_limit: Tensor,
         hidden: Sequence[int] = (64, 64),
         seed: int = 0,
+        bound: str = "tanh",
     ) -> None:
         super().__init__()
+        if bound not in ("tanh", "clip"):
+            raise InputError(f'MLPPolicy: bound "tanh" or "clip"; got {bound!r}. Choose one.')
+        self.bound = bound
         generator = torch.Generator().manual_seed(seed)
         self.sizes = (observation_size, *hidden, len(action_limit))
         self.register_buffer("action_limit", action_limit.detach().to("cpu", torch.float32).clone())
@@ -111,13 +120,15 @@ class MLPPolicy(nn.Module):
     def forward(self, observed: Tensor, noise: Tensor | None = None) -> Tensor:
         """Actions (B, A) of observations (B, O); `noise` (B, A) is added before the bound."""
         raw = self.layers(self.normalizer(observed))
-        return self.action_limit * torch.tanh(raw if noise is None else raw + noise)
+        raw = raw if noise is None else raw + noise
+        return self.action_limit * (raw.tanh() if self.bound == "tanh" else raw.clamp(-1, 1))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the policy to one file."""
         from ...sim.io import save_checkpoint
 
-        save_checkpoint(path, self, {"policy": "mlp", "sizes": list(self.sizes)})
+        config = {"policy": "mlp", "sizes": list(self.sizes), "bound": self.bound}
+        save_checkpoint(path, self, config)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MLPPolicy:
@@ -125,8 +136,8 @@ class MLPPolicy(nn.Module):
         from ...sim.io import load_checkpoint
 
         saved = load_checkpoint(path)
-        sizes = saved.config["sizes"]
-        policy = cls(sizes[0], saved.tensors["action_limit"], sizes[1:-1])
+        sizes, bound = saved.config["sizes"], saved.config["bound"]
+        policy = cls(sizes[0], saved.tensors["action_limit"], sizes[1:-1], bound=bound)
         policy.load_state_dict(saved.tensors)
         return policy
 

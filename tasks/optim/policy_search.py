@@ -137,7 +137,14 @@ class PolicyOptimizer(Optimizer):
         count = float(self.config.tests)
         unseen = {"loss": loss, "distance": distance, "success": success, "count": count}
         run = closed_loop(self.judge, self.policy)
-        return self.clamp(run.actions[:, 0].cpu()), {"policy": self.policy, "unseen": unseen}
+        return self.clamp(run.actions[:, 0].cpu()), {
+            "policy": self._final_policy(),
+            "unseen": unseen,
+        }
+
+    def _final_policy(self) -> nn.Module:
+        """What the result holds, with the weights of the present policy."""
+        return self.policy
 
     def _own_state(self) -> dict[str, Any]:
         best = None if self.best_weights is None else self._copy(self.best_weights)
@@ -160,7 +167,7 @@ class GradientPolicyConfig(PolicyConfig):
     window: int | None = None
     """Actions that a gradient goes through; None: the episode. The next window starts where this one
     ended."""
-    lr: float = 3e-3
+    lr: float = 1e-2
     """Step of Adam."""
     clip: float = 1.0
     """Bound on the norm of the gradient of the weights."""

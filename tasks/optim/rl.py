@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ...sim.core.errors import InputError
 from ..core import Task
 from .base import pack_state, unpack_state
+from .policy import MLPPolicy
 from .policy_search import PolicyConfig, PolicyOptimizer, _plain
 from .records import Budget
 from .rl_env import OwnRandom, extractor_class, normalizers, vector_env
@@ -146,6 +147,22 @@ class RLOptimizer(PolicyOptimizer):
     def policy(self) -> nn.Module:
         return self._policy
 
+    @abc.abstractmethod
+    def _actor_layers(self) -> tuple[list[nn.Module], str]:
+        """Normalizer and linear layers from observations to actions in [−1, 1], and their bound."""
+
+    def _final_policy(self) -> nn.Module:
+        """The deterministic actor as a module that needs no library."""
+        (normalizer, *linear), bound = self._actor_layers()
+        size = linear[0].in_features
+        hidden = [layer.out_features for layer in linear[:-1]]
+        policy = MLPPolicy(size, self.limit, hidden, bound=bound).to(self.model.device)
+        policy.normalizer.load_state_dict(normalizer.state_dict())
+        own = [part for part in policy.layers if isinstance(part, nn.Linear)]
+        for mine, theirs in zip(own, linear, strict=True):
+            mine.load_state_dict(theirs.state_dict())
+        return policy
+
     @property
     def _steps(self) -> int:
         return self.task.horizon if self.config.steps is None else self.config.steps
@@ -223,6 +240,11 @@ class PPOOptimizer(RLOptimizer):
             policy_kwargs={**self._network(), "log_std_init": c.log_std},
         )
 
+    def _actor_layers(self) -> tuple[list[nn.Module], str]:
+        policy = self.model.policy
+        linear = [p for p in policy.mlp_extractor.policy_net if isinstance(p, nn.Linear)]
+        return [policy.features_extractor.normalizer, *linear, policy.action_net], "clip"
+
 
 class SACOptimizer(RLOptimizer):
     """Soft actor-critic; see the module docstring."""
@@ -248,6 +270,11 @@ class SACOptimizer(RLOptimizer):
             gradient_steps=c.updates,
             policy_kwargs=self._network(),
         )
+
+    def _actor_layers(self) -> tuple[list[nn.Module], str]:
+        actor = self.model.actor
+        linear = [part for part in actor.latent_pi if isinstance(part, nn.Linear)]
+        return [actor.features_extractor.normalizer, *linear, actor.mu], "tanh"
 
     _ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 

@@ -97,18 +97,6 @@ def cluster():
         yield client.get_executor(pure=False)
 
 
-@pytest.fixture
-def cluster():
-    """A real Dask cluster: a scheduler and two worker processes."""
-    distributed = pytest.importorskip("distributed")
-    local = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    )
-    with local, distributed.Client(local) as client:
-        assert len(client.scheduler_info()["workers"]) == 2
-        yield client.get_executor(pure=False)
-
-
 def test_a_cluster_gives_the_same_numbers(cluster):
     found = optimize(Tracking(), "cem", budget=BUDGET, seed=5, executor=cluster, **OPTIONS)
     same(found, serial())
