@@ -24,6 +24,7 @@ def optimize(
     config: Path | None = None,
     out: Path | None = None,
     resume: Path | None = None,
+    optimizer: str | None = None,
     options: Annotated[Options, Parameter(name="*")] = NONE,
 ) -> None:
     """Find the actions that solve a task.
@@ -37,8 +38,11 @@ def optimize(
         out: Folder of the run [default: runs/TASK-DATE-TIME].
         resume: Continue the run in this folder; --seconds, --iterations and --simulator-steps
             may extend it.
+        optimizer: The same as --method.
     """
     from_line = merge(given(options), Dotted.nested("optimize"))
+    if optimizer is not None:
+        from_line = {"method": optimizer, **from_line}
     if resume is not None:
         budget = {"seconds", "iterations", "simulator_steps"}
         if task or config or out or set(from_line) - budget:
@@ -74,7 +78,9 @@ def optimize(
 
         def report(event: dict[str, Any]) -> None:
             done, total = event["iteration"], settings.iterations
-            if settings.seconds is not None and total is None:
+            if total is None and settings.simulator_steps is not None:
+                done, total = event["steps"], settings.simulator_steps
+            elif total is None and settings.seconds is not None:
                 done, total = round(event["wall_s"]), round(settings.seconds)
             note = f"loss {event['loss']:.3g}, {event['distance']:.3g} m left"
             bars.update(bar, completed=done, total=total, note=note)
@@ -89,8 +95,13 @@ def optimize(
             "distance [m]": result.distance,
             "iterations": len(result.history),
             "simulator steps": result.steps_used,
+            "of these forward": result.forward_steps,
+            **{f"unseen starts: {k}": v for k, v in result.unseen.items()},
             "wall time [s]": result.wall_s,
             "stopped by": result.stopped,
         }
     )
-    console.print(f"{folder.rollout}\nrheograd view {folder.path}")
+    if folder.rollout.is_file():
+        console.print(f"{folder.rollout}\nrheograd view {folder.path}")
+    else:
+        console.print(str(folder.path / "actions.safetensors"))

@@ -58,7 +58,8 @@ def plan(
 
     Args:
         config: The run.
-        folder: Gets metrics.jsonl, checkpoint.safetensors, before.h5 and rollout.h5.
+        folder: Gets metrics.jsonl, checkpoint.safetensors, actions.safetensors; where a policy was
+            searched, policy.safetensors; of tasks of particles, before.h5 and rollout.h5.
         resume: Continue from the folder's checkpoint, if it has one.
         task: The task, if it has been made already.
         on_iteration: As in `optimize`.
@@ -100,8 +101,15 @@ def plan(
             on_iteration=report,
             state=state,
         )
-    store_motion(folder.path / "before.h5", task, task.initial_actions())
-    store_motion(folder.rollout, task, result.actions)
+    found = {"loss": result.loss, "success": result.success, "stopped": result.stopped}
+    save_checkpoint(
+        folder.path / "actions.safetensors", {"actions": result.actions.contiguous()}, found
+    )
+    if result.policy is not None:
+        result.policy.save(folder.path / "policy.safetensors")
+    if hasattr(getattr(task.solver, "model", None), "particle_count"):
+        store_motion(folder.path / "before.h5", task, task.initial_actions())
+        store_motion(folder.rollout, task, result.actions)
     if result.stopped == "interrupted":
         raise Interrupted(
             f"optimize: stopped after {len(result.history)} iterations. The best actions so far "
