@@ -17,12 +17,13 @@ TINY = GioromConfig(
     grid=4,
     ball=1.25,
     channels=8,
+    blocks=1,
     width=16,
     heads=2,
     dropout=0.0,
 )
 TINY_GNS = GNSConfig(hidden=16, steps=3)
-KINDS = pytest.mark.parametrize("kind", ["giorom", "layers only", "gns"])
+KINDS = pytest.mark.parametrize("kind", ["convolution", "attention", "none", "gns", "reference"])
 DIMS = pytest.mark.parametrize("dim", [2, 3])
 
 
@@ -41,6 +42,7 @@ def sample(n=40, dim=3, seed=0, dtype=torch.float64, steps=0):
         scene=torch.zeros(n, dtype=torch.long),
         bounds=torch.stack([low, high], -1)[None],
         target=frames[:, 6:] if steps else None,
+        reference=x[:, 0] + 0.02 * torch.randn(n, dim, generator=g, dtype=torch.float64),
     )
     return batch.to(dtype)
 
@@ -50,11 +52,12 @@ def statistics(dim=3):
     return Statistics(0.1 * SIGMA_V * one, SIGMA_V * one, 0.1 * SIGMA_A * one, SIGMA_A * one)
 
 
-def build(kind="giorom", dim=3, dtype=torch.float64, seed=0, **changes):
+def build(kind="convolution", dim=3, dtype=torch.float64, seed=0, **changes):
     g = torch.Generator().manual_seed(seed)
     if kind == "gns":
         model = GNS(TINY_GNS, statistics(dim), RADIUS, dim, generator=g, **changes)
     else:
-        config = dataclasses.replace(TINY, operator=kind == "giorom")
+        changed = {"reference": True} if kind == "reference" else {"bottleneck": kind}
+        config = dataclasses.replace(TINY, **changed)
         model = GioromStepper(config, statistics(dim), RADIUS, dim, generator=g, **changes)
     return model.to(dtype)

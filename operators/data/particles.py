@@ -48,6 +48,8 @@ class ParticleBatch:
     """Lower and upper wall of each axis and sample [m], (S, D, 2)."""
     target: Tensor | None = None
     """The T positions that follow [m], (M, T, D); None where there is nothing to learn."""
+    reference: Tensor | None = None
+    """Positions in the undeformed state [m], (M, D); None where no model asks for them."""
 
     def __post_init__(self) -> None:
         where = "ParticleBatch"
@@ -61,6 +63,10 @@ class ParticleBatch:
         ):
             raise InputError(
                 message(where, f"target of shape ({M}, T, {D})", self.target, "Match positions")
+            )
+        if self.reference is not None and self.reference.shape != (M, D):
+            raise InputError(
+                message(where, f"reference of shape ({M}, {D})", self.reference, "Match positions")
             )
         for name in ("kind", "scene"):
             value = getattr(self, name)
@@ -112,7 +118,7 @@ def collate(samples: Sequence[ParticleBatch]) -> ParticleBatch:
     """Join batches of any numbers of particles into one, for example as `DataLoader(collate_fn=)`.
 
     Args:
-        samples: Batches of equal D, W and T; those with and without target do not mix.
+        samples: Batches of equal D, W and T; those with and without target or reference do not mix.
 
     Raises:
         InputError: nothing to join, or batches that do not fit together.
@@ -133,6 +139,10 @@ def collate(samples: Sequence[ParticleBatch]) -> ParticleBatch:
                 "Join samples of one data set",
             )
         )
+    if len({s.reference is None for s in samples}) > 1:
+        raise InputError(
+            message(where, "all samples with a reference, or none", "some", "Join one data set")
+        )
     offset, scenes = 0, []
     for sample in samples:
         scenes.append(sample.scene + offset)
@@ -143,6 +153,7 @@ def collate(samples: Sequence[ParticleBatch]) -> ParticleBatch:
         scene=torch.cat(scenes),
         bounds=torch.cat([s.bounds for s in samples]),
         target=None if first.target is None else torch.cat([s.target for s in samples]),
+        reference=None if first.reference is None else torch.cat([s.reference for s in samples]),
     )
 
 

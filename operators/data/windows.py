@@ -57,6 +57,7 @@ class ParticleWindows(Dataset[ParticleBatch]):
         seed: Seed of the sensors; `resample` draws others.
         bounds: Lower and upper wall of each axis [m], (D, 2); None reads them from the files.
         kinds: Material id by particle group, see `KINDS`; None reads the ids from the files.
+        reference: Whether samples carry the first stored positions as undeformed state.
         dtype: Precision of the samples.
 
     Raises:
@@ -83,6 +84,7 @@ class ParticleWindows(Dataset[ParticleBatch]):
         seed: int = 0,
         bounds: Sequence[Sequence[float]] | None = None,
         kinds: Mapping[str, int] | None = None,
+        reference: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         where = "ParticleWindows"
@@ -104,6 +106,7 @@ class ParticleWindows(Dataset[ParticleBatch]):
         self.window, self.targets, self.frame_stride = window, targets, frame_stride
         self.stride, self.sensors, self.sampling = stride, sensors, sampling
         self.copies, self.seed, self.dtype = copies, seed, dtype
+        self.reference, self._rest = reference, dict[int, Tensor]()
         self._frames = RolloutWindows(
             files, window + targets, stride, ["x"], frame_stride=frame_stride
         )
@@ -113,6 +116,15 @@ class ParticleWindows(Dataset[ParticleBatch]):
         self._first = list(accumulate((s.windows for s in self._sources), initial=0))
         for source in self._sources:
             self._check_sensors(source)
+            if reference and source.births is not None:
+                raise InputError(
+                    message(
+                        where,
+                        "particles that exist from the start where reference=True",
+                        f"emitters in {source.name}",
+                        "Pass reference=False",
+                    )
+                )
         self.trajectories: tuple[int, ...]
         """Trajectories in use, as positions in the list of all scenes of all files."""
         self._use(range(len(self._sources)))
@@ -312,7 +324,7 @@ class ParticleWindows(Dataset[ParticleBatch]):
         with self._lock:  # HDF5 reads one array at a time anyway
             x = self._frames[self._first[trajectory] + start // self.stride]["x"]
         require_finite(x, source, start, self.frame_stride)
-        return self._batch(x, source, start, self.sensor_indices(trajectory, copy))
+        return self._batch(x, trajectory, start, self.sensor_indices(trajectory, copy))
 
     def trajectory(self, trajectory: int, copy: int = 0, *, dense: bool = False) -> ParticleBatch:
         """A whole trajectory: its first W positions, and all that follow as target.
@@ -329,9 +341,15 @@ class ParticleWindows(Dataset[ParticleBatch]):
             x = read_positions(source, start, length, self.frame_stride)
             source.reader.close()
         index = torch.arange(source.count) if dense else self.sensor_indices(trajectory, copy)
-        return self._batch(x, source, start, index)
+        return self._batch(x, trajectory, start, index)
 
-    def _batch(self, x: Tensor, source: Source, start: int, index: Tensor) -> ParticleBatch:
+    def _batch(self, x: Tensor, trajectory: int, start: int, index: Tensor) -> ParticleBatch:
+        source, rest = self._sources[trajectory], None
+        if self.reference:
+            if trajectory not in self._rest:
+                with self._lock:
+                    self._rest[trajectory] = read_positions(source, 0, 1)[0].to(self.dtype)
+            rest = self._rest[trajectory][index]
         if source.births is not None:
             index = index[source.births[index] <= start]
         x = x[:, index].transpose(0, 1).to(self.dtype)
@@ -341,6 +359,7 @@ class ParticleWindows(Dataset[ParticleBatch]):
             scene=torch.zeros(len(index), dtype=torch.long),
             bounds=source.bounds[None].to(self.dtype),
             target=x[:, self.window :].contiguous() if x.shape[1] > self.window else None,
+            reference=rest,
         )
 
     def statistics(self) -> Statistics:

@@ -36,11 +36,12 @@ class ParticleStepper(nn.Module):
 
     Nodes see an embedding of their kind, the W − 1 velocities normalized by the statistics, and the
     distances to the 2D walls in units of the radius, cut at ±1. Edges join particles of one sample
-    within the radius, themselves included, and see (x_j − x_i)/r and its norm. No absolute position
-    enters. A subclass gives `process`.
+    within the radius, themselves included, and see (x_j − x_i)/r and its norm; with
+    `config.reference` also what both have gained since the undeformed state X, (x_j − x_i − X_j +
+    X_i)/r and (|x_j − x_i| − |X_j − X_i|)/r. No absolute position enters. A subclass gives `process`.
 
     Args:
-        config: has `hidden`, `kinds`, `embedding` and `window`.
+        config: has `hidden`, `kinds`, `embedding`, `window` and `reference`.
         statistics: of the training data, with its noise (`Statistics.with_noise`); frame units.
         radius: of the graph [m]. The attribute `radius` may be changed later for another particle
             density; the range of the walls stays.
@@ -86,7 +87,7 @@ class ParticleStepper(nn.Module):
         inputs = config.embedding + (config.window - 1) * dim + 2 * dim
         self.kinds = nn.Embedding(config.kinds, config.embedding)
         self.encode_nodes = MLP([inputs, h, h, h], norm=True)
-        self.encode_edges = MLP([dim + 1, h, h, h], norm=True)
+        self.encode_edges = MLP([(dim + 1) * (1 + config.reference), h, h, h], norm=True)
         self.decode = MLP([h, h, h, dim])
 
     def _initialize(self, generator: torch.Generator | None) -> None:
@@ -102,7 +103,8 @@ class ParticleStepper(nn.Module):
     def forward(self, batch: ParticleBatch) -> Tensor:
         """Normalized acceleration (a − prior − μ_a)/σ_a, (M, D).
 
-        Differentiable in `batch.positions`, `batch.bounds` and the weights; the graph is fixed.
+        Differentiable in `batch.positions`, `batch.reference`, `batch.bounds` and the weights; the
+        graph is fixed.
 
         Raises:
             InputError: a batch of another dimension, window or dtype, with unknown kinds or no walls.
@@ -124,10 +126,18 @@ class ParticleStepper(nn.Module):
         walls = (torch.cat([now - low, high - now], -1) / self.wall_range).clamp(-1, 1)
         x = self.encode_nodes(torch.cat([self.kinds(batch.kind), velocity.flatten(1), walls], -1))
         index = radius_graph(now, self.radius, batch.scene)
-        offset = (now.index_select(0, index[0]) - now.index_select(0, index[1])) / self.radius
-        distance = torch.linalg.vector_norm(offset, dim=-1, keepdim=True)
-        e = self.encode_edges(torch.cat([offset, distance], -1))
-        return Graph(x, e, index, 1 / (1 + distance))
+        offset, distance = self._edges(now, index)
+        features = [offset, distance]
+        if self.config.reference:
+            assert batch.reference is not None
+            rest, length = self._edges(batch.reference, index)
+            features += [offset - rest, distance - length]
+        return Graph(x, self.encode_edges(torch.cat(features, -1)), index, 1 / (1 + distance))
+
+    def _edges(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets (E, D) and distances (E, 1) along the edges, in radii."""
+        offset = (x.index_select(0, index[0]) - x.index_select(0, index[1])) / self.radius
+        return offset, torch.linalg.vector_norm(offset, dim=-1, keepdim=True)
 
     def check(self, batch: ParticleBatch) -> None:
         """Raise what `forward` documents."""
@@ -152,5 +162,10 @@ class ParticleStepper(nn.Module):
             raise InputError(
                 f"{name}: finite walls, lower below upper; got {batch.bounds.tolist()}. Give every "
                 "sample a box, a large one where there are no walls."
+            )
+        if c.reference and batch.reference is None:
+            raise InputError(
+                f"{name}: a batch with the undeformed positions; got none. Make it with "
+                "ParticleWindows(reference=True), or set batch.reference."
             )
         check_finite(name, positions=x)

@@ -32,6 +32,8 @@ class GNSConfig:
     """Width of the embedding of a kind."""
     window: int = 6
     """Positions in the window."""
+    reference: bool = False
+    """Whether edges see how far they are from their undeformed state, see `GioromConfig`."""
 
     @classmethod
     def small(cls) -> GNSConfig:

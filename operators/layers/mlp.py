@@ -72,7 +72,8 @@ class ResidualMLP(nn.Module):
 
 
 def initialize(module: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Draw all linear weights from N(0, 1/fan_in), biases 0; embeddings Xavier uniform.
+    """Draw all linear weights from N(0, 1/fan_in), biases 0; embeddings Xavier uniform; kernels of
+    convolutions, which stand on residual branches, from N(0, 1/(3 fan_in)).
 
     Args:
         module: changed in place.
@@ -83,6 +84,11 @@ def initialize(module: nn.Module, generator: torch.Generator | None = None) -> N
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=part.in_features**-0.5, generator=generator)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Conv2d | nn.Conv3d):
+            fan_in = part.weight[0].numel()
+            nn.init.normal_(part.weight, std=(3 * fan_in) ** -0.5, generator=generator)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, nn.Embedding):

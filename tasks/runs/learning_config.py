@@ -60,19 +60,24 @@ class StepperConfig:
     """What is trained."""
     data: str = ""
     """Folder that `rheograd generate` or `import_gns` made."""
-    model: Literal["giorom", "layers", "gns"] = "giorom"
-    """giorom: with the latent grid; layers: its interaction layers only; gns: ten message passings."""
-    size: Literal["small", "paper"] = "small"
-    """small: for CPU cores; paper: the published sizes."""
+    model: Literal["giorom", "attention", "layers", "gns"] = "giorom"
+    """giorom: convolutions on the latent grid; attention: the published transformer there; layers: no
+    grid; gns: ten message passings."""
+    size: Literal["small", "large"] = "small"
+    """small: for CPU cores; large: the published sizes."""
     hidden: int | None = None
     """Width of nodes and edges [default: the size's]."""
+    layers: int | None = None
+    """Interaction layers before the grid, and after it [default: giorom 1, else 2]."""
+    reference: bool = False
+    """Let the model see the undeformed body: for solids."""
     sensors: int = 300
     """Particles that the model sees; 0: all."""
     copies: int = 10
     """Sensor sets per trajectory."""
     radius: float | None = None
     """Of the graph [m] [default: mean distance to the nearest NEIGHBORS]."""
-    neighbors: int = 32
+    neighbors: int = 16
     """Neighbours that the default radius encloses."""
     noise: float = 2e-5
     """Noise of the last velocity in training [m/frame]."""

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from ...assets import weights
 from ...operators.data import EpochBatches, ParticleBatch, ParticleWindows, Statistics
@@ -24,7 +27,7 @@ from ...operators.giorom import (
 )
 from ...operators.giorom.base import ParticleStepper
 from ...operators.train import Trainer, TrainerConfig, TrainerHistory
-from ...sim.core.neighbors import nearest
+from ...sim.core.neighbors import nearest, radius_graph
 from ...sim.io import load_checkpoint
 from .configs import UsageError
 from .devices import require_device
@@ -33,11 +36,12 @@ from .learning_config import StepperConfig
 
 __all__ = ["build_stepper", "load_stepper", "measure_stepper", "train_stepper"]
 
+
 def windows(config: StepperConfig, split: str, **changes: Any) -> ParticleWindows:
     """The samples of one split, as the configuration wants them."""
     options: dict[str, Any] = {
         "sensors": config.sensors or None, "copies": config.copies if config.sensors else 1,
-        "seed": config.seed, "targets": config.steps,
+        "seed": config.seed, "targets": config.steps, "reference": config.reference,
     }  # fmt: skip
     return ParticleWindows.from_folder(config.data, split, **{**options, **changes})
 
@@ -51,19 +55,41 @@ def graph_radius(data: ParticleWindows, neighbors: int) -> float:
     return float(torch.stack(distances).mean())
 
 
+def graph_components(data: ParticleWindows, radius: float) -> int:
+    """Most connected components of the graph in a trajectory's first frame.
+
+    More than there are bodies: some sensors cannot learn what the others do, except through the grid.
+    """
+    most = 0
+    for trajectory in data.trajectories:
+        x = data.trajectory(trajectory).positions[:, 0]
+        index = radius_graph(x, radius).numpy()
+        graph = coo_matrix((np.ones(index.shape[1]), tuple(index)), (len(x), len(x)))
+        most = max(most, connected_components(graph, directed=False)[0])
+    return int(most)
+
+
 def build_stepper(
     config: StepperConfig, statistics: Statistics, radius: float, dim: int
 ) -> ParticleStepper:
     """A new model, its weights drawn from the seed."""
     generator = torch.Generator().manual_seed(config.seed)
     if config.model == "gns":
-        sizes = GNSConfig() if config.size == "paper" else GNSConfig.small()
-        return GNS(sizes, statistics, radius, dim, generator=generator)
-    preset = GioromConfig.paper() if config.size == "paper" else GioromConfig.small()
-    preset = dataclasses.replace(preset, operator=config.model == "giorom")
-    if config.hidden is not None:
-        preset = dataclasses.replace(preset, hidden=config.hidden)
-    return GioromStepper(preset, statistics, radius, dim, generator=generator)
+        gns = GNSConfig() if config.size == "large" else GNSConfig.small()
+        gns = dataclasses.replace(gns, reference=config.reference)
+        return GNS(gns, statistics, radius, dim, generator=generator)
+    if config.model == "giorom":
+        sizes = GioromConfig() if config.size == "large" else GioromConfig.small()
+    else:  # published: two layers on each side, with one attention block between them or no grid
+        sizes = GioromConfig.paper()
+        if config.size == "small":
+            sizes = dataclasses.replace(GioromConfig.small(), layers_in=2, layers_out=2, blocks=1)
+        bottleneck = "attention" if config.model == "attention" else "none"
+        sizes = dataclasses.replace(sizes, bottleneck=bottleneck)
+    changes = {"hidden": config.hidden, "layers_in": config.layers, "layers_out": config.layers}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    sizes = dataclasses.replace(sizes, reference=config.reference, **changes)
+    return GioromStepper(sizes, statistics, radius, dim, generator=generator)
 
 
 def train_stepper(
@@ -96,7 +122,8 @@ def train_stepper(
     radius = config.radius or graph_radius(data, config.neighbors)
     model = build_stepper(config, statistics, radius, data.dim).to(config.device)
     stored = {
-        "model": config.model, "size": config.size, "hidden": config.hidden, "radius": radius,
+        "model": config.model, "size": config.size, "hidden": config.hidden,
+        "layers": config.layers, "reference": config.reference, "radius": radius,
         "dim": data.dim, "statistics": statistics.to_dict(), "frame_time": data.frame_time,
     }  # fmt: skip
     recipe = TrainerConfig(
@@ -112,6 +139,7 @@ def train_stepper(
         "updates": history.updates,
         "parameters": sum(p.numel() for p in model.parameters()),
         "radius [m]": radius,
+        "graph components": graph_components(data, radius),
         **measure_stepper(config, model.eval()),
     }
 
@@ -121,7 +149,9 @@ def load_stepper(path: str | Path) -> ParticleStepper:
     path = weights("steppers", path)
     stored = load_checkpoint(path / "model.safetensors" if path.is_dir() else path)
     c = stored.config
-    config = StepperConfig(model=c["model"], size=c["size"], hidden=c["hidden"])
+    config = StepperConfig(
+        **{name: c[name] for name in ("model", "size", "hidden", "layers", "reference")}
+    )
     model = build_stepper(config, Statistics.from_dict(c["statistics"]), c["radius"], c["dim"])
     model.load_state_dict(stored.tensors)
     return model.eval()

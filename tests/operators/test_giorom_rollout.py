@@ -166,7 +166,7 @@ def test_boundary_particles_count_in_no_loss():
 
 
 @pytest.mark.parametrize(
-    "kind, precision", [("giorom", "float32"), ("giorom", "bf16"), ("gns", "float32")]
+    "kind, precision", [("convolution", "float32"), ("convolution", "bf16"), ("gns", "float32")]
 )
 def test_the_trainer_fits_a_motion(kind, precision):
     batch = sample(30, steps=2, dtype=torch.float32)

@@ -29,7 +29,11 @@ from rheograd.sim.core.errors import InputError, StateError
 def test_permuting_the_particles_permutes_the_accelerations(kind, dim):
     model, batch = build(kind, dim, torch.float32), sample(dim=dim, dtype=torch.float32)
     order = torch.randperm(batch.n, generator=torch.Generator().manual_seed(1))
-    mixed = batch.replace(positions=batch.positions[order], kind=batch.kind[order])
+    mixed = batch.replace(
+        positions=batch.positions[order],
+        kind=batch.kind[order],
+        reference=batch.reference[order],
+    )
     a = model(batch)
     assert a.shape == (batch.n, dim) and a.std() > 1e-2
     assert torch.allclose(model(mixed), a[order], atol=1e-5, rtol=0)
@@ -128,9 +132,40 @@ def test_the_published_model_has_its_number_of_weights():
 
     # Model cards say 2.39M; the sum over the released layers is 2,387,669.
     assert count(GioromStepper(GioromConfig.paper(), statistics(), 0.1, 3)) == 2_387_669
-    off = dataclasses.replace(GioromConfig.paper(), operator=False)
+    off = dataclasses.replace(GioromConfig.paper(), bottleneck="none")
     assert count(GioromStepper(off, statistics(), 0.1, 3)) == 766_611
     assert count(GioromStepper(GioromConfig.small(), statistics(), 0.1, 3)) < 350_000
+
+
+def test_the_undeformed_state_matters_to_edges_alone():
+    model, batch = build("reference"), sample()
+    moved = batch.replace(reference=batch.reference + 0.7)  # a rigid motion of it is not seen
+    assert torch.allclose(model(moved), model(batch), atol=1e-9, rtol=0)
+    bent = batch.replace(reference=batch.reference * 1.05)
+    assert (model(bent) - model(batch)).abs().max() > 1e-3
+    with pytest.raises(InputError, match="undeformed positions; got none"):
+        model(batch.replace(reference=None))
+    with pytest.raises(InputError, match=r"reference of shape \(40, 3\)"):
+        batch.replace(reference=batch.reference[:, :2])
+    with pytest.raises(InputError, match="all samples with a reference, or none"):
+        collate([batch, batch.replace(reference=None)])
+
+
+def test_the_density_on_the_grid_does_not_count_sensors():
+    operator = build().operator
+    seen = []
+    operator.bottleneck.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    batch = sample(400)
+    x = torch.zeros(400, TINY.hidden, dtype=torch.float64)
+    operator(x, batch)
+    twice = collate([batch, batch]).replace(scene=torch.zeros(800, dtype=torch.long))
+    operator(x.repeat(2, 1), twice.replace(bounds=batch.bounds))
+    assert torch.allclose(*seen) and abs(float(seen[0].mean()) - 1) < 1e-12
+
+
+def test_an_unknown_bottleneck_is_refused():
+    with pytest.raises(InputError, match="convolution, attention or none; got 'fourier'"):
+        GioromStepper(dataclasses.replace(TINY, bottleneck="fourier"), statistics(), 0.1, 3)
 
 
 def test_a_prior_is_what_the_network_corrects():
@@ -143,12 +178,17 @@ def test_a_prior_is_what_the_network_corrects():
     assert torch.allclose(difference, gravity.expand(20, 3), atol=1e-15, rtol=0)
 
 
-def test_every_weight_receives_a_gradient_and_dropout_only_in_training():
-    model, batch = build(), sample(steps=1)
+@KINDS
+def test_every_weight_receives_a_gradient(kind):
+    model, batch = build(kind), sample(steps=1)
     StepperLoss()(model, batch).backward()
     for name, p in model.named_parameters():
         assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
-    config = dataclasses.replace(TINY, dropout=0.3)
+
+
+def test_dropout_only_in_training():
+    batch = sample()
+    config = dataclasses.replace(TINY, bottleneck="attention", dropout=0.3)
     model = GioromStepper(config, statistics(), RADIUS, 3).double()
     torch.manual_seed(0)
     assert not torch.equal(model(batch), model(batch))
@@ -193,6 +233,7 @@ def test_wrong_models_are_refused():
     with pytest.raises(InputError, match="radius > 0"):
         GioromStepper(TINY, statistics(), -0.1, 3)
     with pytest.raises(InputError, match="width a multiple of heads; got 16 and 3"):
-        GioromStepper(dataclasses.replace(TINY, heads=3), statistics(), RADIUS, 3)
+        odd = dataclasses.replace(TINY, bottleneck="attention", heads=3)
+        GioromStepper(odd, statistics(), RADIUS, 3)
     with pytest.raises(InputError, match="'mean' or 'sum'"):
         InteractionLayer(8, "max")
