@@ -195,7 +195,13 @@ class GasSolver:
                 temperature = relax(grid, temperature, *reach, values["temperature"], dt)
             if nozzle.smoke is not None:
                 smoke = relax(grid, smoke, *reach, values["smoke"], dt)
+        if twist is None:
+            twist = like.new_zeros(B, len(self.model.obstacles), 6)
+        closed = solid_velocity(grid, after, tools, twist, sides)
         if _any(gas["eta"]):
+            # Gas sticks to solids: their faces must hold their velocity before viscosity looks.
+            pairs = zip(u, closed, after.open, strict=True)
+            u = tuple(torch.where(w > 0, f, s) for f, s, w in pairs)
             u = viscosity(grid, u, gas["eta"] / gas["rho"] * dt, moving)
         if _any(gas["diffusivity"]):
             temperature = diffuse(grid, temperature, gas["diffusivity"] * dt, after)
@@ -205,9 +211,6 @@ class GasSolver:
 
         check_finite("GasSolver.step", temperature=temperature, smoke=smoke)
         check_finite("GasSolver.step", u=torch.cat([f.flatten() for f in u]))
-        if twist is None:
-            twist = like.new_zeros(B, len(self.model.obstacles), 6)
-        closed = solid_velocity(grid, after, tools, twist, sides)
         scale = (gas["rho"] * grid.dx / dt).reshape(-1, *(1,) * grid.dim)
         guess = (state.pressure / scale).detach() if self.config.warm_start else None
         system = self.system(after)
@@ -227,19 +230,19 @@ class GasSolver:
     def solids(self, pose: Tensor) -> Solids:
         """Walls and obstacles at these poses (B, K, 7), from the last two computed if they agree."""
         pose = pose if self.model.obstacles else pose.new_zeros(1, 0, 7)
-        if len(pose) > 1 and bool((pose == pose[:1]).all()) and not pose.requires_grad:
-            pose = pose[:1]
         track = pose.requires_grad and self.model.shape == "fractions"
+        pose = pose if track else pose.detach()
+        if len(pose) > 1 and not track and bool((pose == pose[:1]).all()):
+            pose = pose[:1]
         for known, solids in self._solids:
             same = known.shape == pose.shape and known.dtype == pose.dtype
             same = same and known.device == pose.device
             if same and not track and torch.equal(known, pose.detach()):
                 return solids
-        source = pose if track else pose.detach()
         shape = self.model.shape
-        solids = solids_of(self.grid, self.model.obstacles, source, shape=shape, like=pose)
+        solids = solids_of(self.grid, self.model.obstacles, pose, shape=shape, like=pose)
         if not track:
-            self._solids = [(pose.detach().clone(), solids), *self._solids[:1]]
+            self._solids = [(pose.clone(), solids), *self._solids[:1]]
         return solids
 
     def system(self, solids: Solids) -> PressureSystem:

@@ -108,6 +108,28 @@ def test_couette_flow_between_a_lid_and_the_floor() -> None:
     torch.testing.assert_close(end.u_x, profile, rtol=1e-12, atol=1e-12)
 
 
+def test_gas_sticks_to_an_obstacle_that_carries_it_along() -> None:
+    """Couette flow over a moving slab; its no-slip stands half a cell deep, on the solid's faces."""
+    slab = Collider(Box((5.0, 1.0, 0.3)), position=(0.2, 0.0, 0.0))
+    model = GasModel(
+        (4, 8),
+        0.1,
+        walls={"x-": "periodic", "x+": "periodic"},
+        wall_velocity={"z+": (0.3, 0.0)},
+        obstacles=[slab],
+        rho=1.0,
+        eta=0.1,
+    )
+    z = model.grid.points(0, LIKE)[..., 1]
+    profile = torch.where(z < 0.3, -0.2, -0.2 + 0.5 * (z - 0.25) / 0.55)[None]
+    state = model.initial_state(dtype=F64)
+    state = state.with_u((profile, state.u_z))
+    twist = torch.zeros(1, 1, 6, dtype=F64)
+    twist[0, 0, 0] = -0.2
+    end = GasSolver(model, GasConfig(dt=0.02)).step(state, GasControl(tool_twist=twist))
+    torch.testing.assert_close(end.u_x, profile, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("dim", [2, 3])
 def test_nothing_flows_through_obstacles_and_divergence_vanishes(dim) -> None:
     model = room(dim)
