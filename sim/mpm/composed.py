@@ -47,8 +47,12 @@ def compose_substeps(
         if config.engine == "warp":
             call = Call(engine, step, 1, keep)
             rows = [mass, poses[s : s + 2], twists[s : s + 1], friction, softness, *rho]
-            moved = transfer(call, [values[n] for n in call.moved], A, rows)
-            values.update(zip(call.moved, moved, strict=True))
+            after = transfer(call, [values[n] for n in call.moved], A, rows)
+            moved = dict(zip(call.moved, after, strict=True))
+            # The engine copied A, not C, of particles not yet emitted.
+            born = (solver.births.to(mass.device) <= step)[:, None, None]
+            moved["C"] = torch.where(born, moved["C"], values["C"])
+            values.update(moved)
         else:
             born = solver.births.to(mass.device) <= step
             live = mass * born
@@ -69,9 +73,9 @@ def compose_substeps(
             _check(model, x, v, step)
             pose1 = poses[s + 1]
             if motion is not None:
-                moved = advance(bodies, motion, pose, twists[s], friction, config.dt, model.dim)
-                pose1 = pose1.index_copy(1, place, moved[0])
-                values.update(zip(BODY_FIELDS, moved, strict=True))
+                new = advance(bodies, motion, pose, twists[s], friction, config.dt, model.dim)
+                pose1 = pose1.index_copy(1, place, new[0])
+                values.update(zip(BODY_FIELDS, new, strict=True))
             if any(c.push_out for c in model.colliders):
                 pushed = push_out(model, values["x"], x, v, pose, pose1, twists[s], friction)
                 x, v = (

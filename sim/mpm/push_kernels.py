@@ -13,6 +13,7 @@ from ..core.backend import warp
 from ..core.colliders_warp import CONTACT_STRIDE, INVERTED, functions
 from .body_kernels import body_kernels
 from .kernels import transfer_kernels
+from .push_out import CLOSE, TINY
 
 __all__ = ["push_kernels"]
 
@@ -30,7 +31,7 @@ def push_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
     response, lift = b.response, b.lift
     f = functions(real, D)
     world_distance, turn = f.world_distance, f.turn
-    zero, half = real(0.0), real(0.5)
+    zero, tiny, close = real(0.0), real(TINY), real(CLOSE)
     stride_kind, flag = wp.constant(CONTACT_STRIDE), wp.constant(INVERTED)
 
     @wp.func
@@ -95,18 +96,21 @@ def push_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
             local0 = back(q0, old - vector(pose0, o))
             local1 = back(q, p - place)
             depth = d
-            if d < wp.length(local1 - local0):
+            path = wp.length(local1 - local0)
+            if d < path:
                 d0, n0 = world_distance(
                     old, vector(pose0, o), q0, kind, size, volume, volume_origin, volume_dx
                 )
                 m0 = back(q0, n0)
                 edge = wp.dot(local0, m0) - d0
-                middle = place + rotated(q, half * (local0 + local1))
+                ahead = wp.max(d0, zero)
+                share = ahead / (ahead + wp.max(d, tiny))
+                middle = place + rotated(q, local0 + share * (local1 - local0))
                 between, unused = world_distance(
                     middle, place, q, kind, size, volume, volume_origin, volume_dx
                 )
                 m = rotated(q, m0)
-                if wp.dot(m, n) < zero and (d < zero or between < zero):
+                if wp.dot(m, n) < zero and (d < zero or between < close * path):
                     depth = wp.dot(p - place, m) - edge
                     n = m
             if depth < zero:

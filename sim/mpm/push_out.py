@@ -24,7 +24,13 @@ from ..core.rotations import rotate, rotate_inverse
 from .bodies import node_response
 from .model import MPMModel
 
-__all__ = ["push_out"]
+__all__ = ["CLOSE", "TINY", "push_out"]
+
+CLOSE = 1e-3
+"""How near to the collider, over the length of its path, a particle counts as passing through it."""
+
+TINY = 1e-12
+"""Least distance [m] that counts as outside in the swept test, so that no division is by zero."""
 
 
 def push_out(
@@ -67,10 +73,14 @@ def push_out(
             n0 = rotate_inverse(q0, start.normal[..., 0, :])
             edge = (local * n0).sum(-1) - start.distance[..., 0]
             local1 = rotate_inverse(q, embed(x) - place)
-            middle = place + rotate(q, 0.5 * (local + local1))
+            # Between parallel faces this point of the path lies inside.
+            ahead, behind = start.distance[..., 0].clamp(min=0), d.clamp(min=TINY)
+            share = (ahead / (ahead + behind))[..., None]
+            middle = place + rotate(q, local + share * (local1 - local))
             between = signed_distance(project(middle, dim), [collider], pose1[:, one])
             turned = (rotate(q, n0) * n).sum(-1) < 0
-            crossed = turned & ((d < 0) | (between.distance[..., 0] < 0))
+            near = CLOSE * (local1 - local).norm(dim=-1)  # it may start on the surface
+            crossed = turned & ((d < 0) | (between.distance[..., 0] < near))
         n0 = rotate(q, n0)
         behind = ((embed(x) - place) * n0).sum(-1) - edge
         depth = torch.where(crossed, behind, d)
