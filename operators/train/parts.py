@@ -8,7 +8,6 @@ so a run that goes on from a checkpoint, or on another number of processes, sees
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ...sim.core.errors import InputError, message
+from ...sim.io import Metrics
 
 __all__ = ["Batches"]
 
@@ -318,7 +318,8 @@ class Log:
     """
 
     def __init__(self, folder: Path | None, update: int, tensorboard: bool) -> None:
-        self.stream = self.writer = None
+        self.stream: Metrics | None = None
+        self.writer: Any = None
         if folder is None:
             return
         if tensorboard:
@@ -330,19 +331,12 @@ class Log:
                     'pip install "rheograd[tensorboard]".'
                 ) from error
             self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
-        path = folder / "metrics.jsonl"
-        kept = [row for row in _rows(path) if row["update"] <= update]
-        part = path.with_name(f".{path.name}.part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in kept), "utf-8")
-        os.replace(part, path)
-        self.stream = open(path, "a", encoding="utf-8")
+        self.stream = Metrics(folder / "metrics.jsonl", keep=lambda row: row["update"] <= update)
 
     def add(self, update: int, values: Mapping[str, float]) -> None:
         """One row; numbers that are not finite become null."""
         if self.stream is not None:
-            row = {k: v if math.isfinite(v) else None for k, v in values.items()}
-            self.stream.write(json.dumps({"update": update, **row}) + "\n")
-            self.stream.flush()
+            self.stream.add(update=update, **values)
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, update)
@@ -351,15 +345,3 @@ class Log:
         for part in (self.stream, self.writer):
             if part is not None:
                 part.close()
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Complete rows of a file, up to one that a kill cut."""
-    rows: list[dict[str, Any]] = []
-    if path.is_file():
-        for line in path.read_text("utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows

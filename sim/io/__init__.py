@@ -1,4 +1,4 @@
-"""Rollouts, meshes and checkpoints on disk.
+"""Rollouts, meshes, checkpoints and metrics on disk.
 
 Names are imported at first use, so that a program that only reads meshes does not load HDF5.
 """
@@ -11,6 +11,7 @@ from typing import Any
 _HOME = {
     "Checkpoint": "checkpoint",
     "CheckpointError": "checkpoint",
+    "Metrics": "metrics",
     "import_gns": "gns",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
@@ -24,6 +25,7 @@ _HOME = {
     "repair": "store",
     "vrmse": "store",
     "vtkhdf_view": "store",
+    "write_whole": "metrics",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from ... import __version__
 from ...assets import weights, weights_names
+from ...sim.io import Metrics
 from ..runs.configs import UsageError
-from ..runs.folder import Metrics, RunFolder
+from ..runs.folder import RunFolder
 from .common import console, show_table
 
 _PACKAGES = (

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from ...operators.nclaw import FitConfig, simulate_truth
 from ...sim import mpm
-from ...sim.io import RolloutWriter
+from ...sim.io import Metrics, RolloutWriter, write_whole
 from ...viz import model_config
 from ..core import Task
 from ..optim import OptimResult
 from ..runs.building import build
 from ..runs.configs import from_dict, merge, to_dict
-from ..runs.folder import Metrics, RunFolder, write_whole
+from ..runs.folder import RunFolder
 from ..runs.learning import (
     Fitted,
     best_classical,

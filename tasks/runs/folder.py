@@ -7,17 +7,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...sim.io import Metrics, write_whole
 from .configs import UsageError, dump_toml, load_toml
 
-__all__ = ["Interrupted", "Metrics", "RunFolder", "write_whole"]
+__all__ = ["Interrupted", "Metrics", "RunFolder"]
 
 
 class Interrupted(Exception):
@@ -115,65 +114,3 @@ class RunFolder:
     def metrics(self, keep: int | None = None) -> Metrics:
         """The run's metrics, opened for appending; `keep` drops all rows after the first ones."""
         return Metrics(self.path / "metrics.jsonl", keep=keep)
-
-
-class Metrics:
-    """Rows of JSON, one per line, readable after every `add`.
-
-    Args:
-        path: File.
-        keep: Keep this many complete rows and drop the rest; None keeps all.
-    """
-
-    def __init__(self, path: Path, keep: int | None = None) -> None:
-        rows = self.read(path) if path.exists() else []
-        if rows or path.exists():
-            lines = [json.dumps(row) + "\n" for row in rows[:keep]]
-            write_whole(path, "".join(lines))
-        self.count = len(rows[:keep])
-        self._stream = open(path, "a", encoding="utf-8")
-
-    @staticmethod
-    def read(path: str | Path) -> list[dict[str, Any]]:
-        """All complete rows; a line cut by a kill is left out."""
-        rows = []
-        for line in Path(path).read_text("utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
-
-    def add(self, **values: Any) -> None:
-        """Append one row; numbers that are not finite become null."""
-        row = {k: _json(v) for k, v in values.items()}
-        self._stream.write(json.dumps(row) + "\n")
-        self._stream.flush()
-        self.count += 1
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def __enter__(self) -> Metrics:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file in one go or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, (list, tuple)):
-        return [_json(v) for v in value]
-    return value

@@ -30,11 +30,11 @@ from ...sim import mpm
 from ...sim.core.errors import StateError
 from ...sim.core.sampling import sample_shape
 from ...sim.core.shapes import Box, Capsule, Cylinder, Shape, Sphere, Torus
-from ...sim.io import RolloutWriter
+from ...sim.io import RolloutWriter, write_whole
 from ...viz import model_config
 from .configs import UsageError, from_dict, merge, nearest, to_dict
 from .devices import require_device
-from .folder import Interrupted, RunFolder, write_whole
+from .folder import Interrupted, RunFolder
 from .generation_config import GenerateConfig
 from .parallel import run_jobs
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from rheograd import RolloutReader, save_mesh
-from rheograd.sim.io import load_checkpoint
+from rheograd.sim.io import Metrics, load_checkpoint
 from rheograd.tasks.cli import run
 from rheograd.tasks.runs import building, configs, learning, planning, scenes, simulation
-from rheograd.tasks.runs.folder import Interrupted, Metrics, RunFolder
+from rheograd.tasks.runs.folder import Interrupted, RunFolder
 from rheograd.tasks.runs.learning_config import DemoConfig, NclawConfig, PlanConfig
 
 SMALL = {"resolution": 12, "particles_per_cell": 1.0, "duration": 0.4, "precision": "float64"}

@@ -18,9 +18,10 @@ from rheograd import RolloutReader, save_mesh
 from rheograd.operators.data import KINDS, ParticleWindows
 from rheograd.operators.nclaw import random_throw
 from rheograd.sim.core.errors import StabilityError
+from rheograd.sim.io import Metrics
 from rheograd.tasks.cli import run
 from rheograd.tasks.runs import configs, generation
-from rheograd.tasks.runs.folder import Interrupted, Metrics, RunFolder
+from rheograd.tasks.runs.folder import Interrupted, RunFolder
 from rheograd.tasks.runs.generation_config import GenerateConfig
 from rheograd.tasks.runs.parallel import run_jobs
 

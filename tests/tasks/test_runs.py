@@ -7,9 +7,10 @@ import importlib
 import math
 
 import pytest
+from rheograd.sim.io import Metrics
 from rheograd.tasks.runs import configs, learning_config, scenes
 from rheograd.tasks.runs.configs import UsageError, dump_toml, from_dict, load_toml, merge, to_dict
-from rheograd.tasks.runs.folder import Metrics, RunFolder
+from rheograd.tasks.runs.folder import RunFolder
 
 CONFIGS = [
     scenes.SimulateConfig, scenes.BodyConfig, scenes.ToolConfig, learning_config.NclawConfig,

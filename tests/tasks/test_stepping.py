@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rheograd.sim.io import load_checkpoint
+from rheograd.sim.io import Metrics, load_checkpoint
 from rheograd.tasks.cli import run
 from rheograd.tasks.runs import stepping
 from rheograd.tasks.runs.configs import from_dict, load_toml
-from rheograd.tasks.runs.folder import Metrics
 from rheograd.tasks.runs.learning_config import StepperConfig
 
 SMALL = ["--hidden", "16", "--sensors", "60", "--copies", "2", "--neighbors", "10"]
