@@ -1,7 +1,7 @@
 """Candidates evaluated here, or by a worker of any `concurrent.futures.Executor`.
 
 A task crosses to a worker as its class and configuration, never as its arrays: the worker builds it
-once and keeps it for as long as it lives. Wrapped tasks cross as their wrapper around such a task.
+once and keeps it while it works on few tasks. Wrapped tasks cross as their wrapper around such a task.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def evaluate_remotely(packed: bytes, actions: np.ndarray, retry: bool = True) ->
     """`evaluate` in another process (or thread: one at a time, as a task keeps scratch)."""
     with _lock:
         if packed not in _tasks:
-            _tasks.clear()  # one search at a time; its arrays are the memory of a worker
+            while len(_tasks) >= 4:  # searches that share the worker; their scenes are its memory
+                _tasks.pop(next(iter(_tasks)))
             _tasks[packed] = pickle.loads(packed)
         return evaluate(_tasks[packed], torch.from_numpy(np.array(actions)), retry)
 

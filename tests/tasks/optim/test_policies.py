@@ -49,7 +49,7 @@ def rest():
     ("method", "steps", "excess", "options"),
     [
         ("apg", 30_000, 1.1, {}),
-        ("shac", 40_000, 1.1, {"critic_updates": 4}),
+        ("shac", 30_000, 1.15, {"critic_updates": 4}),
         ("ppo", 16_000, 1.1, {"envs": 16, "lr": 5e-3, "batches": 2, "steps": 15}),
         pytest.param(
             "sac",

