@@ -189,13 +189,14 @@ def measure_transport(results: Results, quick: bool) -> None:
 
 def draw(path: Path) -> None:
     """Cool air around a pillar seen from above, and warm smoke around a cylinder seen from the side."""
+    from PIL import Image
     from rheograd.viz.plots import figure, save_figure
     from rheograd.viz.theme import LIGHT
 
-    room = GasModel((128, 128, 7), SIZE / 128, obstacles=[PILLAR], nozzles=[FAN])
+    room = GasModel((96, 96, 7), SIZE / 96, obstacles=[PILLAR], nozzles=[FAN])
     heater = Nozzle("heater", (1.0, 0.0, 0.15), (0.0, 0.0, 1.0), 0.0, 0.08, 6.0, 333.15, 1.0)
     rod = Collider(Cylinder(0.22, 2.0), (1.12, 0.0, 1.2), (0.5**0.5, 0.5**0.5, 0.0, 0.0))
-    hall = GasModel((128, 128), 2.0 / 128, {"z+": "open"}, [rod], [heater])
+    hall = GasModel((120, 120), 2.0 / 120, {"z+": "open"}, [rod], [heater])
     fig, first = figure(size=(7.4, 3.4))
     first.remove()
     panels = [
@@ -228,6 +229,7 @@ def draw(path: Path) -> None:
         axes.set_ylabel("y [m]" if model.dim == 3 else "z [m]")
         fig.colorbar(image, ax=axes, shrink=0.85)
     save_figure(fig, path)
+    Image.open(path).quantize(256).save(path, optimize=True)
 
 
 def main() -> None:
