@@ -373,3 +373,20 @@ def test_wrong_calls() -> None:
         solver.step(nan)
     with pytest.raises(StabilityError, match=r"eta / rho.*Lower dt"):
         solver.step(state, None, {"gas": {"eta": 1.0}})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dim", [2, 3])
+def test_cuda_equals_the_cpu(dim) -> None:
+    model = room(dim, eta=1e-3)
+    ends, grads = [], []
+    for device in ("cpu", "cuda"):
+        solver = GasSolver(model, GasConfig(dt=0.05, advection="maccormack"))
+        yaw = torch.full((1, 1, 6), 0.3, dtype=F64, device=device, requires_grad=True)
+        twist = torch.full((1, 1, 6), 0.05, dtype=F64, device=device)
+        control = GasControl(nozzle_twist=yaw, tool_twist=twist)
+        run = rollout(solver, model.initial_state(dtype=F64, device=device), [control] * 4)
+        grads.append(torch.autograd.grad(run.final.temperature.square().sum(), yaw)[0].cpu())
+        ends.append(run.final.temperature.detach().cpu())
+    torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-7)
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
