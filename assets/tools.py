@@ -86,9 +86,9 @@ TOOLS: dict[str, ToolGeometry] = {
         friction=8.0,
     ),
     "tank": ToolGeometry(
-        "aquarium, 500 mm by 300 mm and 300 mm high inside, 45 l",
+        "acrylic tank, 500 mm by 300 mm and 300 mm high inside, 45 l",
         box=(0.5, 0.3, 0.3),
-        wall=0.01,
+        wall=0.012,
         friction=0.5,
     ),
     "ladle": ToolGeometry(

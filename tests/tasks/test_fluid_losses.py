@@ -150,6 +150,20 @@ def test_single_precision_and_single_particles(loss):
     torch.testing.assert_close(loss(p, q), twice * squared, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("epsilon", [1e-2, 1e-3])
+def test_default_tolerance_costs_little(epsilon):
+    """What docs/fluid-tools.md says of it: the value second order in tol, the gradient first."""
+    x, y = cloud(400), cloud(400, seed=1) * torch.tensor([0.3, 1.0, 1.0]) + 0.2
+    exact = x.clone().requires_grad_()
+    value = sinkhorn(exact, y, epsilon, tol=1e-10)
+    (grad,) = torch.autograd.grad(value.sum(), exact)
+    single = x.float().requires_grad_()
+    close = sinkhorn(single, y.float(), epsilon)
+    (other,) = torch.autograd.grad(close.sum(), single)
+    assert abs(float(close.detach()) / float(value.detach()) - 1) < 1e-6
+    assert float((other - grad).norm() / grad.norm()) < 2e-4
+
+
 def test_descent_moves_one_shape_onto_another():
     """Transport finds a blob that chamfer's nearest points would half ignore."""
     y = torch.cat((cloud(30, scale=0.1), cloud(10, seed=1, scale=0.1) + 0.5), 1)
