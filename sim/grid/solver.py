@@ -181,10 +181,12 @@ class GasSolver:
         sides, moving = self.model.moving_sides(like)
 
         u = advect_velocity(grid, state.u, dt, before, self.config.advection)
-        scalars = torch.stack((state.temperature, state.smoke), 1)
-        outside = torch.stack((gas["ambient"], torch.zeros_like(gas["ambient"])), 1)
+        # The excess over the ambient temperature: interpolating 293 K would cost float32 digits.
+        ambient = gas["ambient"].reshape(-1, *(1,) * grid.dim)
+        scalars = torch.stack((state.temperature - ambient, state.smoke), 1)
+        outside = like.new_zeros(B, 2)
         scalars = advect_scalars(grid, scalars, state.u, dt, before, outside, self.scalars)
-        temperature, smoke = scalars.unbind(1)
+        temperature, smoke = scalars[:, 0] + ambient, scalars[:, 1]
 
         push = self._accelerations(control, prepared, nozzles, temperature, smoke)
         for i, (nozzle, values) in enumerate(

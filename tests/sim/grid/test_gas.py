@@ -68,6 +68,13 @@ def test_hot_bubble_starts_with_the_added_mass_of_its_surroundings(dim, share) -
     assert a / (9.81 * 10.0 / 293.15) == pytest.approx(share * confined, rel=0.03)
 
 
+def test_still_air_stays_still() -> None:
+    model = room(2, nozzles=())
+    end = rollout(GasSolver(model), model.initial_state(), 3, save_every=3).final
+    assert float(end.u_x.abs().max()) == 0.0 and float(end.u_z.abs().max()) == 0.0
+    assert bool((end.temperature == end.temperature[0, 0, 0]).all())
+
+
 def taylor_green(n: int, advection: str) -> float:
     model = GasModel((n, n), 1 / n, walls="periodic", rho=1.0, eta=0.005, gravity=(0.0, 0.0))
     k = 2 * math.pi
