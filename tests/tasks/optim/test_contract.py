@@ -85,6 +85,39 @@ def test_resume_equals_uninterrupted(method, tmp_path):
     assert [r["steps"] for r in rows] == [r.steps for r in whole.history]
 
 
+def test_an_interrupt_in_the_middle_of_an_iteration(method, tmp_path):
+    """Ctrl-C while something simulates: that iteration is spent but not kept, and resume redoes it."""
+    plain, options, budget = task_of(method), OPTIONS[method], Budget(iterations=5)
+
+    class Interrupted(type(plain)):
+        left = -1
+
+        def move(self, state, action):
+            cls = type(self)
+            cls.left -= 1
+            if cls.left == 0:
+                raise KeyboardInterrupt
+            return super().move(state, action)
+
+    whole = optimize(plain, method, budget=budget, seed=4, **options)
+    task = Interrupted(plain.config)
+
+    def soon(event):
+        if event["iteration"] == 3:
+            Interrupted.left = 2
+
+    folder = tmp_path / "run"
+    first = optimize(
+        task, method, budget=budget, seed=4, resume=folder, on_iteration=soon, **options
+    )
+    assert first.stopped == "interrupted" and len(first.history) == 3
+    assert first.steps_used > first.history[-1].steps
+    again = optimize(plain, method, budget=budget, seed=4, resume=folder, **options)
+    assert again.history[:3] == first.history
+    assert [r.loss for r in again.history] == [r.loss for r in whole.history]
+    assert torch.equal(again.actions, whole.actions) and again.steps_used == whole.steps_used
+
+
 @pytest.mark.parametrize("factor", [1.0, 2.7, 9.3])
 def test_the_budget_holds_and_every_step_is_counted(method, factor):
     task = task_of(method)
