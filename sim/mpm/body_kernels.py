@@ -93,6 +93,11 @@ def body_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
             return vec3(s.origin[0] + s.dx * real(n[0]), zero, s.origin[1] + s.dx * real(n[1]))
 
     @wp.func
+    def reach(softness: real) -> real:
+        """Farthest distance of influence."""
+        return wp.where(softness > zero, real(4.0) / wp.max(softness, real(1e-12)), zero)
+
+    @wp.func
     def lift(v: vec) -> vec3:
         if wp.static(D == 3):
             return vec3(v[0], v[1], v[2])
@@ -135,6 +140,7 @@ def body_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
         body: int,
         bodies: int,
         copy: int,
+        bound: real,
         rubs: real,
         pose: wp.array(dtype=real),
         center: wp.array(dtype=vec3),
@@ -152,26 +158,28 @@ def body_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
         if m > s.empty:
             q = scene * bodies + body
             x = position(s, b, t)
-            d, n = world_distance(
-                x, vector(pose, 7 * q), quaternion(pose, 7 * q + 3), kind, size, volume,
-                volume_origin, volume_dx,
-            )  # fmt: skip
-            a = influence(d, softness[tool])
-            if a > zero:
-                arm = x - center[q]
-                u = lift(velocity[i])
-                mode = (kind % flag) // stride_kind
-                W = (m * a) * response(
-                    u - velocity_at(at, 6 * q, arm), n, rubs * friction[tool], mode
-                )
-                push = W * (u - velocity_at(base, 6 * q, arm))
-                r = cross_matrix(arm)
-                o = copy + q
-                wp.atomic_add(sums, 3 * o, W)
-                wp.atomic_add(sums, 3 * o + 1, r * W)
-                wp.atomic_add(sums, 3 * o + 2, -(r * W * r))
-                wp.atomic_add(pushes, 2 * o, push)
-                wp.atomic_add(pushes, 2 * o + 1, wp.cross(arm, push))
+            soft = softness[tool]
+            if wp.length(x - vector(pose, 7 * q)) < bound + reach(soft):
+                d, n = world_distance(
+                    x, vector(pose, 7 * q), quaternion(pose, 7 * q + 3), kind, size, volume,
+                    volume_origin, volume_dx,
+                )  # fmt: skip
+                a = influence(d, soft)
+                if a > zero:
+                    arm = x - center[q]
+                    u = lift(velocity[i])
+                    mode = (kind % flag) // stride_kind
+                    W = (m * a) * response(
+                        u - velocity_at(at, 6 * q, arm), n, rubs * friction[tool], mode
+                    )
+                    push = W * (u - velocity_at(base, 6 * q, arm))
+                    r = cross_matrix(arm)
+                    o = copy + q
+                    wp.atomic_add(sums, 3 * o, W)
+                    wp.atomic_add(sums, 3 * o + 1, r * W)
+                    wp.atomic_add(sums, 3 * o + 2, -(r * W * r))
+                    wp.atomic_add(pushes, 2 * o, push)
+                    wp.atomic_add(pushes, 2 * o + 1, wp.cross(arm, push))
 
     @wp.kernel(module="unique")
     def couple(
@@ -188,6 +196,7 @@ def body_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
         tool: int,
         body: int,
         bodies: int,
+        bound: real,
         pose: wp.array(dtype=real),
         center: wp.array(dtype=vec3),
         at: wp.array(dtype=real),
@@ -203,16 +212,19 @@ def body_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
         if total[i][D] > s.empty:
             q = scene * bodies + body
             x = position(s, b, t)
-            d, n = world_distance(
-                x, vector(pose, 7 * q), quaternion(pose, 7 * q + 3), kind, size, volume,
-                volume_origin, volume_dx,
-            )  # fmt: skip
-            a = influence(d, softness[tool])
-            arm = x - center[q]
-            u = lift(velocity[i])
-            mode = (kind % flag) // stride_kind
-            K = response(u - velocity_at(at, 6 * q, arm), n, friction[tool], mode)
-            u1 = u - a * (K * (u - velocity_at(V, 6 * q, arm)))
+            soft = softness[tool]
+            u1 = lift(velocity[i])
+            if wp.length(x - vector(pose, 7 * q)) < bound + reach(soft):
+                d, n = world_distance(
+                    x, vector(pose, 7 * q), quaternion(pose, 7 * q + 3), kind, size, volume,
+                    volume_origin, volume_dx,
+                )  # fmt: skip
+                a = influence(d, soft)
+                arm = x - center[q]
+                u = lift(velocity[i])
+                mode = (kind % flag) // stride_kind
+                K = response(u - velocity_at(at, 6 * q, arm), n, friction[tool], mode)
+                u1 = u - a * (K * (u - velocity_at(V, 6 * q, arm)))
             if wp.static(D == 3):
                 r = vec(u1[0], u1[1], u1[2])
                 result[i] = wp.cw_mul(r, mask(s, b, coordinates, r))

@@ -65,6 +65,9 @@ class BodyScratch:
             "own": integers(bodies.index),
             "counts": integers([len(p) for p in bodies.points]),
         }
+        shapes = [bodies.colliders[k].shape for k in bodies.index]
+        self.bounds = [float(np.linalg.norm(np.abs(s.bounds()).max(0))) for s in shapes]
+        """Radius of a ball about the origin of each shape that holds it [m]."""
         self.pull = k.vec3(*bodies.gravity)
         self.wall = pack(Collider(Plane()), real, engine.wp_device)
         self.none = {

@@ -98,7 +98,8 @@ class BodyStages(BodyScratch):
     ) -> list[Any]:
         V = self.state["V"]
         args = self._node_args(r, box, start)
-        args += [shard * self.count, float(number), row["body_pose"], self.state["center"]]
+        args += [shard * self.count, self.bounds[r], float(number)]
+        args += [row["body_pose"], self.state["center"]]
         return [*args, V[0], V[number], inputs.friction, inputs.softness, *self.sums]
 
     def _collect(
@@ -123,7 +124,7 @@ class BodyStages(BodyScratch):
             e.adj_velocity[tool],
             *args[5:7],
             e.no_volume,
-            *args[8:15],
+            *args[8:16],
         ]
         adjoint += [a["pose"], a["center"], a["V"][0], a["V"][number]]
         adjoint += [own[shard].friction, own[shard].softness, *self.adj_sums]
@@ -131,7 +132,8 @@ class BodyStages(BodyScratch):
 
     def _couple_args(self, r: int, box: Any, start: int, row: dict, inputs: Any) -> list[Any]:
         V = self.state["V"]
-        args = [*self._node_args(r, box, start), row["body_pose"], self.state["center"], V[1], V[2]]
+        args = [*self._node_args(r, box, start), self.bounds[r], row["body_pose"]]
+        args += [self.state["center"], V[1], V[2]]
         args += [inputs.friction, inputs.softness]
         return [*args, self.engine.velocity[self.bodies.index[r] + 1]]
 
@@ -156,7 +158,7 @@ class BodyStages(BodyScratch):
         args = self._couple_args(r, box, start, row, inputs)
         a = self.adj[shard]
         adjoint = [*args[:3], e.none[e.k.node], e.adj_velocity[tool], *args[5:7], e.no_volume]
-        adjoint += [*args[8:13], a["pose"], a["center"], a["V"][1], a["V"][2]]
+        adjoint += [*args[8:14], a["pose"], a["center"], a["V"][1], a["V"][2]]
         adjoint += [own[shard].friction, own[shard].softness, e.adj_velocity[tool + 1]]
         self._launch(("couple*", r, shard), self.k.couple, dim, args, adjoint)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from body_scenes import crowded
 from mpm_scenes import mixed, shaken
 from rheograd.sim.core.backend import warp
 from rheograd.sim.core.laws import Liquid, NeoHookean
 from rheograd.sim.mpm import MPMConfig, SolverMPM
+from rheograd.sim.mpm.body_kernels import body_kernels
+from rheograd.sim.mpm.contact_kernels import contact_kernels
 from rheograd.sim.mpm.grid_kernels import grid_kernels
 from rheograd.sim.mpm.kernels import transfer_kernels
 from rheograd.sim.mpm.law_kernels import law_kernels
+from rheograd.sim.mpm.push_kernels import push_kernels
 
 
 @pytest.mark.slow
@@ -20,6 +24,8 @@ def test_kernels_compile_for_cuda(tmp_path) -> None:
     grid = grid_kernels(wp.float32, 3, False)
     kernels = [transfers.scatter, transfers.scatter_adjoint, transfers.gather]
     kernels += [transfers.gather_adjoint, grid.update, grid.update_adjoint, grid.collide]
+    for make in (body_kernels, contact_kernels, push_kernels):
+        kernels += vars(make(wp.float32, 3, False)).values()
     for law in (NeoHookean(), Liquid()):
         kernels += vars(law_kernels(law, wp.float32, 3)).values()
     for kernel in kernels:
@@ -29,10 +35,12 @@ def test_kernels_compile_for_cuda(tmp_path) -> None:
 
 
 @pytest.mark.gpu
-def test_cuda_equals_cpu_forward_and_backward() -> None:
+@pytest.mark.parametrize("scene", ["mixed", "crowded"])
+def test_cuda_equals_cpu_forward_and_backward(scene: str) -> None:
     results = []
+    model = mixed(3) if scene == "mixed" else crowded(3, push_out=True)
     for device in ("cpu", "cuda"):
-        solver = SolverMPM(mixed(3), MPMConfig(dt=2e-4, substeps=10))
+        solver = SolverMPM(model, MPMConfig(dt=2e-4, substeps=10))
         state = shaken(solver.model, batch_size=2).to(device)
         v = state.v.clone().requires_grad_()
         end = solver.step(solver.step(state.replace(v=v)))

@@ -14,7 +14,7 @@ from rheograd.sim.core.errors import InputError
 from rheograd.sim.core.laws import Liquid, NeoHookean
 from rheograd.sim.core.rotations import to_matrix
 from rheograd.sim.core.sampling import sample_shape
-from rheograd.sim.core.shapes import Box, Capsule, Sphere
+from rheograd.sim.core.shapes import Box, Capsule, MeshShape, Sphere
 from rheograd.sim.mpm import (
     Emitter,
     Grid,
@@ -55,7 +55,9 @@ def test_a_free_scene_keeps_both_momenta(engine: str) -> None:
     group = Group("cloud", NeoHookean(E=1e4, nu=0.3), x, (0.4 / 8) ** 3)
     grid = Grid((0.0,) * 3, (1.0,) * 3, 0.1)
     model = MPMModel(grid, [group], gravity=(0.0, 0.0, -1e-30), colliders=[box, capsule])
-    solver = SolverMPM(model, MPMConfig(dt=2e-4, substeps=50, engine=engine))
+    solver = SolverMPM(
+        model, MPMConfig(dt=2e-4, substeps=60 if engine == "warp" else 12, engine=engine)
+    )
     state = shaken(model)
     mass = solver.prepare(None, state).mass[..., None]
 
@@ -71,7 +73,7 @@ def test_a_free_scene_keeps_both_momenta(engine: str) -> None:
     for before, after in zip(momenta(state), momenta(end), strict=True):
         assert float((after - before).norm() / before.norm()) < 1e-10
     given = body_momentum(model, end)[0] - body_momentum(model, state)[0]
-    assert float(given.norm() / momenta(state)[0].norm()) > 0.1  # much was exchanged
+    assert float(given.norm() / momenta(state)[0].norm()) > 0.03  # much was exchanged
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -112,8 +114,6 @@ def test_the_origin_of_the_shape_need_not_be_the_center_of_mass() -> None:
     corners = [[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]
     quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
     faces = [f for a, b, c, d in quads for f in ((a, b, c), (a, c, d))]
-    from rheograd.sim.core.shapes import MeshShape
-
     mesh = MeshShape(
         half * torch.tensor(corners) + torch.tensor([offset, 0, 0]), faces, resolution=8
     )
@@ -206,6 +206,21 @@ def test_a_floating_box_is_immersed_as_archimedes_says(rho: float) -> None:
     assert abs(sum(depth) / len(depth) - draft) < solver.model.grid.dx
 
 
+def test_a_very_light_box_rises_from_under_water_without_blowing_up() -> None:
+    """The touched liquid outweighs it 27 times; an explicit exchange is NaN after 14 substeps."""
+    dx, half = 0.05, 0.1
+    x, volume = sample_shape(
+        Box((0.5, 1.0, 0.25)), dx / 2, position=(0.5, 0.0, 0.25), dim=2, dtype=F64
+    )
+    x = x[(x - torch.tensor([0.5, 0.2], dtype=F64)).abs().amax(-1) > half]
+    box = RigidBody(Box((half, 1.0, half)), (0.5, 0.0, 0.2), rho=30.0, softness=2 / dx)
+    water = Group("water", Liquid(bulk=5e4, eta=5.0), x, volume)
+    model = MPMModel(Grid((0.0, 0.0), (1.0, 1.0), dx), [water], colliders=[box])
+    states = run(SolverMPM(model, MPMConfig(dt=1e-3, substeps=10)), 50)
+    assert max(float(s.body_twist.abs().max()) for s in states) < 1.5
+    assert float(states[-1].tool_pose[0, 0, 2]) > 0.3
+
+
 def test_a_heavy_box_sinks_and_rests_on_the_floor() -> None:
     solver, _, half = pool(950.0)
     body = solver.model.colliders[0]
@@ -255,5 +270,5 @@ def test_bad_scenes() -> None:
         solver.step(state.replace(body_twist=None))
     with pytest.raises(InputError, match="rho > 0"):
         solver.step(state, None, {"colliders": {"rho": 0.0}})
-    with pytest.raises(InputError, match="one number per rigid body|One number|shape"):
+    with pytest.raises(InputError, match="Give one number per rigid body"):
         solver.step(state, None, {"colliders": {"rho": torch.ones(3)}})

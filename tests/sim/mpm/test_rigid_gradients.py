@@ -95,6 +95,17 @@ def test_warp_equals_torch_forward_and_backward(dim: int, push_out: bool) -> Non
         assert float((grads1[name] - g0).norm() / g0.norm()) < 1e-10, name
 
 
+def test_taichi_equals_warp() -> None:
+    pytest.importorskip("taichi")
+    model = crowded(2, push_out=True)
+    (value0, grads0), (value1, grads1) = (
+        gradients(SolverMPM(model, config(engine=engine))) for engine in ("warp", "taichi")
+    )
+    torch.testing.assert_close(value1, value0, rtol=1e-12, atol=0)
+    for name, g0 in grads0.items():
+        assert float((grads1[name] - g0).norm() / g0.norm()) < 1e-10, name
+
+
 def test_a_law_in_torch_gives_the_same_gradients() -> None:
     fused, composed = (SolverMPM(crowded(3, push_out=True), config()) for _ in range(2))
     assert fused.fused
