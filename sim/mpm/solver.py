@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..core.backend import CPU_THREADS
 from ..core.colliders_rigid import RigidBody
-from ..core.errors import InputError, StabilityError
+from ..core.errors import InputError, StabilityError, StateError
 from ..core.poses import integrate_pose
 from ..core.state import Params
 from .composed import compose_substeps
@@ -252,6 +252,13 @@ class SolverMPM:
         pose, body_twist = poses[-1], None
         if index:
             *fields, body_pose, body_twist = fields
+            if not bool(torch.isfinite(body_twist.detach()).all()):
+                raise StateError(
+                    "SolverMPM.step: a finite state; got a non-finite body_twist after substep "
+                    f"{state.substep + S - 1}. Lower dt, or check the densities and initial twists.",
+                    step=state.substep + S - 1,
+                    field="body_twist",
+                )
             pose = pose.index_copy(1, torch.tensor(index, device=pose.device), body_pose)
         return MPMState(
             **dict(zip(FIELDS, fields, strict=True)),

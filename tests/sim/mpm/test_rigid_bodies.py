@@ -10,7 +10,7 @@ from body_scenes import alone, body_momentum
 from helpers import slope
 from mpm_scenes import F64, lattice, shaken
 from rheograd.sim.core.colliders import Collider
-from rheograd.sim.core.errors import InputError
+from rheograd.sim.core.errors import InputError, StateError
 from rheograd.sim.core.laws import Liquid, NeoHookean
 from rheograd.sim.core.rotations import to_matrix
 from rheograd.sim.core.sampling import sample_shape
@@ -268,6 +268,8 @@ def test_bad_scenes() -> None:
     state = solver.model.initial_state()
     with pytest.raises(InputError, match="body_twist of shape"):
         solver.step(state.replace(body_twist=None))
+    with pytest.raises(StateError, match="non-finite body_twist"):
+        solver.step(state.replace(body_twist=state.body_twist * math.nan))
     with pytest.raises(InputError, match="rho > 0"):
         solver.step(state, None, {"colliders": {"rho": 0.0}})
     with pytest.raises(InputError, match="Give one number per rigid body"):
