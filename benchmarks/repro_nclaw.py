@@ -147,7 +147,7 @@ class Judge:
         """The trained graph network, and the CPU time that this took [s], little when it was there."""
         if material not in self.networks:
             a, began = self.arguments, time.process_time()
-            size, updates = ("nano", 30) if a.size == "nano" else ("full", 1000)
+            size, updates = ("nano", 30) if a.size == "nano" else ("full", 500)
             network = gnn_opponent.train(material, a.out, updates, size=size, seed=a.seed)
             self.networks[material] = network, time.process_time() - began
         return self.networks[material]
