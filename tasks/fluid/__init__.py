@@ -1,23 +1,27 @@
-"""Fluid manipulation: tools that move liquids, and what floats in them."""
+"""Fluid manipulation: tools that move liquids and gas, and what floats in them."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from ..core import register_task
 
 __all__: list[str] = []
 
+BUILT_IN = {
+    "gathering": ("gathering", "Gathering"),
+    "gathering-3d": ("gathering", "Gathering3D"),
+    "gathering-nano": ("gathering", "GatheringNano"),
+    "latte-art": ("latte_art", "LatteArt"),
+    "latte-art-nano": ("latte_art", "LatteArtNano"),
+}
+"""Name → module and class."""
 
-def _gathering(name: str) -> Any:
-    def load() -> Any:
-        from . import gathering
 
-        return getattr(gathering, name)
-
-    return load
+def _loader(module: str, name: str) -> Any:
+    return lambda: getattr(importlib.import_module(f".{module}", __package__), name)
 
 
-register_task("fluid/gathering", _gathering("Gathering"))
-register_task("fluid/gathering-3d", _gathering("Gathering3D"))
-register_task("fluid/gathering-nano", _gathering("GatheringNano"))
+for _name, (_module, _class) in BUILT_IN.items():
+    register_task(f"fluid/{_name}", _loader(_module, _class))
