@@ -36,7 +36,8 @@ _EXPORTS = {
         "sim.core.state": "Solver State",
         "sim.io.mesh": "load_mesh save_mesh",
         "sim.io.store": "RolloutReader RolloutWindows RolloutWriter",
-        "sim.mpm": "Emitter Grid Group MPMConfig MPMControl MPMModel MPMState SolverMPM",
+        "sim.grid": "GasConfig GasControl GasModel GasSolver GasState MacGrid Nozzle",
+        "sim.mpm": "Emitter Grid Group MPMConfig MPMControl MPMModel MPMState RigidBody SolverMPM",
     }.items()
     for name in names.split()
 }

@@ -15,7 +15,7 @@ def evaluate(
     *,
     scene: str = "reconstruction",
     material: str | None = None,
-    size: Literal["nano", "full"] = "nano",
+    size: Literal["nano", "medium", "full"] = "nano",
     mesh: Path | None = None,
     device: str = "cpu",
 ) -> None:
@@ -29,7 +29,7 @@ def evaluate(
             A material of the scene without one gets its true law.
         scene: Where to measure.
         material: True material [default: the one that the first law was trained on].
-        size: nano takes seconds, full is the size of the paper.
+        size: nano takes seconds, medium minutes, full is the size of the paper.
         mesh: Watertight surface file for the scene mesh.
         device: cpu or cuda.
     """
