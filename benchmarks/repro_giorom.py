@@ -197,14 +197,17 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, default=Path("runs/giorom-data"))
     arguments.add_argument("--out", type=Path, default=Path("runs/giorom"))
     arguments.add_argument("--jobs", type=int, default=2, help="trainings at once, a core each")
+    arguments.add_argument("--speed", action="store_true", help="time of one step only")
     arguments.add_argument("--measure", nargs="+", type=Path, default=[], help="unseen throws only")
     given = arguments.parse_args()
     results = Results("giorom", given)
     out = given.out / time.strftime("%Y%m%d-%H%M%S")
     folders = {m: data_set(m, given.data, given.quick) for m in given.materials}
-    if set(given.variants) == set(VARIANTS):
+    if given.speed or set(given.variants) == set(VARIANTS):
         for row in speed(next(iter(folders.values())), given.device):
             results.add(**row)
+    if given.speed:
+        return
     jobs = []
     for variant in given.variants:  # jobs of one variant side by side, the same load for all
         for material, data in folders.items():
