@@ -5,20 +5,27 @@ truncated. Needs the extra `rl`.
 
     TaskEnv(task, render_mode=None, **overrides)         a gymnasium.Env
     TaskVectorEnv(task, num_envs=1, **overrides)         a gymnasium.vector.VectorEnv
+
+Importing this module registers every task with Gymnasium, "fluid/latte-art-nano" as
+
+    gymnasium.make("rheograd/LatteArtNano-v0")           the task's fields are keywords
+    gymnasium.make_vec("rheograd/LatteArtNano-v0", num_envs=64)
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..sim.core.errors import InputError
-from .core import Task, task_by_name
+from . import fluid  # noqa: F401  registers the built-in tasks
+from .core import TASKS, Task, task_by_name
 
-__all__ = ["TaskEnv", "TaskVectorEnv"]  # noqa: F822  made on demand, see `__getattr__`
+__all__ = ["TaskEnv", "TaskVectorEnv", "environment_name", "register_envs"]  # noqa: F822  made on demand, see `__getattr__`
 
 
 class _TaskEnv:
@@ -32,9 +39,7 @@ class _TaskEnv:
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 25}
 
-    def __init__(
-        self, task: Task | str, render_mode: str | None = None, **overrides: Any
-    ) -> None:
+    def __init__(self, task: Task | str, render_mode: str | None = None, **overrides: Any) -> None:
         self.task = _task(task, overrides)
         self.render_mode = render_mode
         self.state: Any = None
@@ -42,9 +47,7 @@ class _TaskEnv:
         size, observed = self.task.action_size, self._observe(self.task.reset())
         gymnasium = _gymnasium()
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32)
-        self.observation_space = gymnasium.spaces.Box(
-            -np.inf, np.inf, observed.shape, np.float32
-        )
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, observed.shape, np.float32)
         self._renderer: Any = None
 
     def _observe(self, state: Any) -> np.ndarray:
@@ -81,6 +84,8 @@ class _TaskEnv:
 
         if self._renderer is None:
             self._renderer = FrameRenderer((640, 400))
+        if hasattr(self.task, "picture"):
+            return self._renderer(self.task.picture(self.state))
         return self._renderer(scene_from_state(self.task.solver.model, self.state))
 
     def close(self) -> None:
@@ -103,7 +108,9 @@ class _TaskVectorEnv:
 
     def __init__(self, task: Task | str, num_envs: int = 1, **overrides: Any) -> None:
         if num_envs < 1:
-            raise InputError(f"TaskVectorEnv: num_envs ≥ 1; got {num_envs}. Give a number of scenes.")
+            raise InputError(
+                f"TaskVectorEnv: num_envs ≥ 1; got {num_envs}. Give a number of scenes."
+            )
         self.task, self.num_envs = _task(task, overrides), num_envs
         gymnasium = _gymnasium()
         self.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
@@ -155,8 +162,33 @@ class _TaskVectorEnv:
         return self._observe(), reward.double().numpy(), no, ended, info
 
 
+def environment_name(task: str) -> str:
+    """Gymnasium's id of a registered task: "fluid/latte-art" → "rheograd/LatteArt-v0"."""
+    words = task.rpartition("/")[2].replace("_", "-").split("-")
+    return f"rheograd/{''.join(w[:1].upper() + w[1:] for w in words)}-v0"
+
+
+def register_envs() -> list[str]:
+    """Make every registered task known to `gymnasium.make` and `make_vec`; ids that exist stay.
+
+    Returns:
+        All ids. Importing this module calls it; call it again after `register_task`.
+    """
+    gymnasium, names = _gymnasium(), []
+    for task in sorted(TASKS):
+        names.append(environment_name(task))
+        if names[-1] not in gymnasium.registry:
+            gymnasium.register(
+                names[-1],
+                entry_point=f"{__name__}:TaskEnv",
+                vector_entry_point=f"{__name__}:TaskVectorEnv",
+                kwargs={"task": task},
+            )
+    return names
+
+
 def __getattr__(name: str) -> Any:
-    if name in __all__:
+    if name in ("TaskEnv", "TaskVectorEnv"):
         return _environment(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -191,3 +223,7 @@ def _task(task: Task | str, overrides: dict[str, Any]) -> Task:
             )
         return task
     return task_by_name(task, **overrides)
+
+
+if importlib.util.find_spec("gymnasium") is not None:
+    register_envs()

@@ -15,6 +15,12 @@ BUILT_IN = {
     "gathering-nano": ("gathering", "GatheringNano"),
     "latte-art": ("latte_art", "LatteArt"),
     "latte-art-nano": ("latte_art", "LatteArtNano"),
+    "latte-art-stir": ("latte_art_stir", "LatteArtStir"),
+    "latte-art-stir-nano": ("latte_art_stir", "LatteArtStirNano"),
+    "circulation": ("circulation", "Circulation"),
+    "circulation-nano": ("circulation", "CirculationNano"),
+    "mixing": ("mixing", "Mixing"),
+    "mixing-nano": ("mixing", "MixingNano"),
 }
 """Name → module and class."""
 

@@ -66,3 +66,17 @@ def test_seeds(task):
     assert any(not torch.equal(a, starts[2][k]) for k, a in starts[0].items())
     same = [task.reset(seed=s).tensors() for s in (3, 4)]
     assert all(torch.equal(a, same[1][k]) for k, a in same[0].items())
+
+
+@pytest.mark.filterwarnings("ignore:.*infinity.*")  # observations are physical and unbounded
+@pytest.mark.parametrize("name", NANO)
+def test_gymnasium(name):
+    gymnasium = pytest.importorskip("gymnasium")
+    from gymnasium.utils.env_checker import check_env
+    from rheograd.tasks.gym import environment_name
+
+    env = gymnasium.make(environment_name(name), horizon=2, disable_env_checker=True)
+    try:
+        check_env(env.unwrapped, skip_render_check=True)
+    finally:
+        env.close()
