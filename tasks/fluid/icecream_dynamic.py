@@ -44,7 +44,7 @@ class IceCreamDynamicConfig(IceCreamConfig):
     """First and last radius of the circles [m]."""
     turns: float = 3.0
     """Circles."""
-    sink: float = 0.02
+    sink: float = 0.015
     """How far the wafer sinks [m]."""
     softness: float = 200.0
     """Softness of the wafer's contact [1/m]: it acts from 20 mm on."""
@@ -62,7 +62,7 @@ class IceCreamDynamic(IceCream):
 
     def scene(self) -> MPMModel:
         c = self.config
-        start = (MIDDLE + c.circles[0], MIDDLE, RIM + 0.055)
+        start = (MIDDLE + c.circles[0], MIDDLE, RIM + 0.042)
         nozzle = Collider(Cylinder(0.009, 0.01), start, name="nozzle")
         opening = (0.0, 0.0, -0.01 - 1.5 * c.dx)
         time = (c.horizon - c.stop) * c.substeps * c.dt
@@ -93,11 +93,11 @@ class IceCreamDynamic(IceCream):
 class IceCreamDynamicNanoConfig(IceCreamDynamicConfig):
     """`IceCreamDynamicConfig` at a third of the resolution: a rollout within a second."""
 
-    horizon: int = 56
-    """Actions per episode; 0.5 s."""
+    horizon: int = 60
+    """Actions per episode; 0.54 s."""
     wait: int = 10
     """Actions during which the wafer stands still in the script."""
-    stop: int = 8
+    stop: int = 14
     """Actions at the end during which the machine is closed."""
     dx: float = 7.5e-3
     """Grid spacing [m]."""

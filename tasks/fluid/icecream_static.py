@@ -69,8 +69,8 @@ class IceCreamConfig(FluidConfig):
     """Radius of the nozzle's opening [m]."""
     scale: float = 1.3
     """Size of the wafer: 1 is 60 mm wide."""
-    tolerance: float = 4e-3
-    """Solved when the cream ends this close to the target, root mean square [m]."""
+    tolerance: float = 6e-3
+    """Solved when the cream ends this close to the target, root mean square [m]; the opening's radius."""
 
 
 class IceCream(FluidTask):
