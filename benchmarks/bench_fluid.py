@@ -25,7 +25,10 @@ SETTINGS = {
     "cma": {"knots": 10},
 }
 """Options per method, the same for all tasks; see OWN for exceptions."""
-OWN: dict[tuple[str, str], dict] = {}
+OWN: dict[tuple[str, str], dict] = {
+    ("circulation-nano", "gradient"): {"expand": False, "lr": 0.1},
+    ("mixing-nano", "gradient"): {"expand": False, "lr": 0.15},
+}
 """Options per task and method that replace those."""
 
 

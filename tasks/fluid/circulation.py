@@ -191,8 +191,8 @@ class Circulation(AxisTask[GasState]):
         air = (inside[0] > 0).reshape(x.shape[:-1])
         warm = len(WARM)
         marks = [
-            Marker(tuple(p), radius=0.08, color="#d62728" if i < warm else "#1f77b4")
-            for i, p in enumerate(self.thermometers.tolist())
+            Marker((*p, model.dx * self.config.layers), 0.12, "#ffd400" if i < warm else "#12a150")
+            for i, p in enumerate(self.thermometers[:, :2].tolist())
         ]
         items = {
             "x": x[air],
