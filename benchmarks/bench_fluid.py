@@ -27,6 +27,7 @@ SETTINGS = {
 """Options per method, the same for all tasks; see OWN for exceptions."""
 OWN: dict[tuple[str, str], dict] = {
     ("circulation-nano", "gradient"): {"expand": False, "lr": 0.1},
+    ("latte-art-stir-nano", "gradient"): {"expand": False, "lr": 0.1},
     ("mixing-nano", "gradient"): {"expand": False, "lr": 0.15},
 }
 """Options per task and method that replace those."""
