@@ -49,7 +49,8 @@ class GatheringHard(Ducks):
 
     def obstacles(self) -> list[Collider]:
         x, y, a, b = self.config.island
-        return [Collider(Box((a, b, 0.5)), (x, y, 0.0), friction=0.1, name="island")]
+        half = 0.5 * self.config.depth + 0.02
+        return [Collider(Box((a, b, half)), (x, y, half), friction=0.1, name="island")]
 
 
 @dataclasses.dataclass(frozen=True)
