@@ -9,6 +9,7 @@ import dataclasses
 
 import pytest
 import torch
+from rheograd.sim.core.errors import InputError
 from rheograd.tasks import fluid  # noqa: F401  registers the built-in tasks
 from rheograd.tasks.core import TASKS, task_by_name
 from rheograd.tasks.optim import Budget, optimize
@@ -58,6 +59,55 @@ def test_shapes_and_do_nothing(task):
     first = task.initial_actions()
     assert first.shape == (task.horizon, task.action_size)
     assert bool((first.abs() <= task.action_limit * (1 + 1e-5)).all())
+
+
+def test_gradient_against_differences(task):
+    actions, direction = (some_actions(task, s).double()[:, :6] for s in (0, 1))
+    actions.requires_grad_()
+    task.total_loss(actions).sum().backward()
+    eps = 1e-5
+    with torch.no_grad():
+        high, low = (float(task.total_loss(actions + s * eps * direction)) for s in (1, -1))
+    predicted = float((actions.grad * direction).sum())
+    # Differences: truncation ~ eps² and round-off 1e-16/eps relative to the loss.
+    assert predicted == pytest.approx((high - low) / (2 * eps), rel=1e-4, abs=1e-9 * abs(high))
+
+
+@pytest.mark.parametrize("objective", ["chamfer", "sinkhorn", "density"])
+def test_objectives_without_identity(objective):
+    task = task_by_name("fluid/latte-art-nano", objective=objective, horizon=12, pour=9, waves=0.3)
+    actions = task.initial_actions().requires_grad_()
+    start = task.total_loss(actions)
+    start.sum().backward()
+    assert bool(torch.isfinite(actions.grad).all()) and bool((actions.grad != 0).any())
+    with torch.no_grad():
+        assert abs(float(task.total_loss(task.script()))) < 1e-3 * float(start.detach())
+
+
+def test_stops_cost_and_hold():
+    task = task_by_name("fluid/latte-art-nano")
+    state, high = task.reset(), task.axes[0].high
+    pose = state.tool_pose.clone()
+    pose[:, 1, 0] = high + 0.5 * task.axes[0].overrun
+    outside = state.replace(tool_pose=pose.requires_grad_())
+    cost = task.loss(outside, 0)
+    cost.sum().backward()
+    assert float(cost.detach()) == pytest.approx(0.25, rel=1e-3) and float(pose.grad[0, 1, 0]) > 0
+    control = task.control(outside, torch.tensor([[1.0, 0.0]]))
+    end = pose[0, 1, 0] + task.solver.step_time * control.tool_twist[0, 1, 0]
+    assert float(end.detach()) == pytest.approx(high + task.axes[0].overrun, rel=1e-5)
+
+
+def test_variation_changes_viscosity_alone():
+    plain = task_by_name("fluid/latte-art-nano", variation=0.5, variation_seed=1).params()
+    other = task_by_name("fluid/latte-art-nano", variation=0.5, variation_seed=2).params()
+    assert set(plain) == {"coffee", "milk"} and set(plain["milk"]) == {"eta"} and plain != other
+    assert task_by_name("fluid/latte-art-nano").params() is None
+
+
+def test_refuses_unknown_objectives():
+    with pytest.raises(InputError, match="chamfer"):
+        task_by_name("fluid/latte-art-nano", objective="emd")
 
 
 def test_seeds(task):
