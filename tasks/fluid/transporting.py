@@ -1,6 +1,6 @@
 """Transporting: a jet of water pushes a cube along a tray to a line.
 
-    ℓ(x, t) = 4 (t/T)³ (c − c*)²/(c₀ − c*)² + w A/(c₀ − c*)² + stops
+    ℓ(x, t) = 8 (t/T)⁷ (c − c*)²/(c₀ − c*)² + w A/(c₀ − c*)² + stops
 
 c is where the cube is along the tray and c* the line; the weight, one on average, makes that an
 arrival instead of a race. A is the mean squared distance between the cube and the particles of water
@@ -124,7 +124,7 @@ class Transporting(FluidTask):
     def terms(self, state: MPMState, t: int) -> dict[str, Tensor]:
         c = self.config
         way = (c.goal_line - c.start) ** 2
-        weight = 4 * ((t + 1) / self.horizon) ** 3
+        weight = 8 * ((t + 1) / self.horizon) ** 7
         terms = {"transport": weight * self._ahead(state).square() / way}
         count = self.born("water", state.substep)
         if c.pull and count:
