@@ -1,8 +1,9 @@
 """Gathering ducks: a plate drives the water of a pool so that two floating bodies drift to a line.
 
-    ℓ(x, t) = (1/R) Σ_{bodies r} |c_r − c*|²/|c_r(0) − c*|² + stops
+    ℓ(x, t) = 4 (t/T)³ (1/R) Σ_{bodies r} |c_r − c*|²/|c_r(0) − c*|² + stops
 
-c is the horizontal position of a body; here only the way along the pool counts, c* is a line across it.
+The weight, one on average, makes the end count most. c is the horizontal position of a body; here only
+the way along the pool counts, c* is a line across it.
 The plate works in cycles: it moves freely through the water, is lifted out, returns to where it began
 and dives again. Actions count in the first part of each cycle only.
 
@@ -169,7 +170,8 @@ class Ducks(FluidTask):
         aim = state.x.new_tensor(self.config.aim)
         first = state.x.new_tensor(self.config.ducks)[:, : len(aim)] - aim
         share = self._away(state).square().sum(-1) / first.square().sum(-1)
-        return {"ducks": share.mean(-1)}
+        weight = 4 * ((t + 1) / self.horizon) ** 3
+        return {"ducks": weight * share.mean(-1)}
 
     def metrics(self, state: MPMState) -> dict[str, Tensor]:
         """distance [m]: of the farthest duck to the aim; height [m] of the lowest duck; speed [m/s]

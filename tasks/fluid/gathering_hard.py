@@ -1,6 +1,6 @@
 """Gathering ducks around a corner: the water has to carry them where the plate cannot go.
 
-    ℓ(x, t) = (1/R) Σ_{bodies r} |c_r − c*|²/|c_r(0) − c*|² + stops
+    ℓ(x, t) = 4 (t/T)³ (1/R) Σ_{bodies r} |c_r − c*|²/|c_r(0) − c*|² + stops
 
 Water, ducks, plate and its cycle are those of `gathering_easy`. Here an island makes a ring of the pool,
 the plate moves along one of its sides only, and c* is a point beyond the corner ahead of it.
