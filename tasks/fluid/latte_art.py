@@ -109,9 +109,9 @@ class LatteArt(FluidTask):
         envelope = c.amplitude * (0.6 + 0.4 * (1 - (2 * s - 1).abs()))
         y = wave * envelope * torch.sin(2 * math.pi * c.waves * s)
         path = torch.stack((0.105 * s, y), -1)
-        actions = path.new_zeros(c.horizon, 2)
+        actions = path.new_zeros(max(c.horizon, c.pour), 2)
         actions[: c.pour] = path.diff(dim=0) / (c.substeps * c.dt)
-        return actions.float().clamp(-c.speed, c.speed)
+        return actions[: c.horizon].float().clamp(-c.speed, c.speed)
 
     def script(self) -> Tensor:
         return self._path(1.0)

@@ -128,7 +128,7 @@ def test_gymnasium(name):
     from gymnasium.utils.env_checker import check_env
     from rheograd.tasks.gym import environment_name
 
-    env = gymnasium.make(environment_name(name), horizon=2, disable_env_checker=True)
+    env = gymnasium.make(environment_name(name), disable_env_checker=True)
     try:
         check_env(env.unwrapped, skip_render_check=True)
     finally:
