@@ -180,6 +180,8 @@ class LatteArtStirNanoConfig(LatteArtStirConfig):
     """Substeps per action."""
     layer: float = 0.005
     """Thickness of the milk [m]; one layer of particles."""
+    tolerance: float = 4e-3
+    """Solved when the milk ends this close to the target, root mean square [m]; below its spacing."""
 
 
 class LatteArtStirNano(LatteArtStir):
