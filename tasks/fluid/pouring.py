@@ -7,9 +7,9 @@ s is the share of the milk that has left the glass, u the share of the water tha
 counted smoothly over 2 cm, in the frame of the glass, and most at the end, for haste spills. The last
 term, which fades as the glass empties, pulls water that no count touches yet towards the lip.
 
-The tumbler holds 35 mm of sweetened condensed milk (1300 kg/m³, 5 Pa s) under 60 mm of water, a stable
+The tumbler holds 30 mm of sweetened condensed milk (1300 kg/m³, cold: 10 Pa s) under 60 mm of water, a stable
 layering. At rest a glass of width W and height H, turned by θ, keeps the area H²/(2 tan θ): the milk
-alone at about 78°. Faster is not better: beyond that, or with a jerk, milk goes over the lip too.
+alone at about 80°. Faster is not better: beyond that, or with a jerk, milk goes over the lip too.
 c = 5 m/s: the depth compresses by 4 %.
 
 The nano size is the section of the glass, a plane one metre deep, with walls two coarse cells thick.
@@ -47,26 +47,26 @@ class PouringConfig(FluidConfig):
     """Scene, numbers and criterion of `Pouring`."""
 
     horizon: int = 1000
-    """Actions per episode; 2.1 s."""
+    """Actions per episode; 2.7 s."""
     dim: int = 3
     """3: the glass; 2: its section, one metre deep."""
     dx: float = 0.2 / 64
     """Grid spacing [m]."""
     spacing: float = 1.8e-3
-    """Mean distance of particles [m]; 16 000 of milk and 30 000 of water."""
-    dt: float = 3e-4
-    """Substep [s]; half of what sound allows."""
-    substeps: int = 7
+    """Mean distance of particles [m]; 13 000 of milk and 27 000 of water."""
+    dt: float = 1.5e-4
+    """Substep [s]; a quarter of what sound allows, but viscosity asks for it."""
+    substeps: int = 18
     """Substeps per action."""
     c: float = 5.0
     """Speed of sound in both liquids [m/s]."""
-    milk: float = 0.035
+    milk: float = 0.03
     """Depth of the milk [m]."""
     water: float = 0.06
     """Depth of the water on it [m]."""
     milk_rho: float = 1300.0
     """Density of the milk [kg/m³]; sweetened and condensed."""
-    milk_eta: float = 5.0
+    milk_eta: float = 10.0
     """Viscosity of the milk [Pa s]; cold."""
     width: float = 0.02
     """Over how much the lip is smeared in the objective [m]."""
@@ -76,8 +76,8 @@ class PouringConfig(FluidConfig):
     """Weight w of the attraction [-]."""
     pulled: float = 0.25
     """Share of the water that is attracted at a time k [-]."""
-    turn: float = 0.65
-    """Speed at which the search starts [rad/s]; alone, it pours nearly nothing in time."""
+    turn: float = 0.6
+    """Speed at which the search starts [rad/s]; alone, it pours too little in time."""
     poured: float = 0.90
     """Solved when at least this share of the water is out [-] …"""
     kept: float = 0.95
@@ -207,8 +207,8 @@ class Pouring(FluidTask):
 class PouringNanoConfig(PouringConfig):
     """`PouringConfig` in the plane, at half the resolution: a rollout within two seconds."""
 
-    horizon: int = 56
-    """Actions per episode; 2.1 s."""
+    horizon: int = 72
+    """Actions per episode; 2.7 s."""
     dim: int = 2
     """The section of the glass."""
     dx: float = 6.25e-3
