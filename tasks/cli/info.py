@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 import platform
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from ... import __version__
@@ -44,7 +46,7 @@ def info(path: Path | None = None, /) -> None:
 
 
 def list_() -> None:
-    """Scenes, materials, laws, tasks, engines and trained weights there are."""
+    """Scenes, materials, laws, tasks, optimizers, engines and trained weights there are."""
     from ...sim.core.laws import LAWS
     from ..runs.scenes import MATERIALS, SCENES
 
@@ -58,6 +60,7 @@ def list_() -> None:
     _names("Laws and their parameters", laws, "materials too; --bodies.NAME.params.E 2e5")
     tasks = {name: _first_line(cls) for name, cls in _tasks().items()}
     _names("Tasks", tasks, "rheograd optimize NAME")
+    _names("Optimizers", _optimizers(), "rheograd optimize TASK --optimizer NAME")
     _names("Engines", _engines(), "--engine NAME")
     _names("Trained laws", _shipped("laws"), "rheograd evaluate NAME --scene torus")
     _names("Trained steppers", _shipped("steppers"), "rheograd.tasks.runs.stepping.load_stepper")
@@ -68,6 +71,16 @@ def _tasks() -> dict[str, Any]:
     from ..core import TASKS
 
     return {name: load() for name, load in sorted(TASKS.items())}
+
+
+def _optimizers() -> dict[str, str | None]:
+    from ..optim.registry import OPTIMIZERS
+
+    classes = {
+        name: getattr(import_module(f"..optim.{module}", __package__), cls)
+        for name, (module, cls, _) in OPTIMIZERS.items()
+    }
+    return {name: _first_line(cls).split(";")[0].rstrip(".") for name, cls in classes.items()}
 
 
 def _engines() -> dict[str, str]:
@@ -103,7 +116,7 @@ def _shipped(kind: str) -> dict[str, str | None]:
 def _names(title: str, rows: dict[str, str | None], usage: str) -> None:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for name, text in rows.items():
-        table.add_row(f"[bold]{name}[/bold]", (text or "").strip())
+        table.add_row(f"[bold]{name}[/bold]", escape((text or "").strip()))
     console.print(f"\n[bold]{title}[/bold]   [dim]{usage}[/dim]")
     console.print(table if rows else "  none")
 

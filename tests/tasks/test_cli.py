@@ -62,7 +62,8 @@ print("HEAVY", heavy)
 def test_list_and_info_name_what_there_is(command):
     code, out, _ = command("list")
     assert code == 0
-    for word in "jelly-and-water sand honey von_mises yield_stress fluid/gathering taichi".split():
+    words = "jelly-and-water sand honey von_mises yield_stress fluid/gathering mppi-receding taichi"
+    for word in words.split():
         assert word in out
     shipped = out[out.index("Trained laws") :].splitlines()
     for material in weights_names("laws"):
