@@ -7,9 +7,9 @@ s is the share of the milk that has left the glass, u the share of the water tha
 counted smoothly over 2 cm, in the frame of the glass, and most at the end, for haste spills. The last
 term, which fades as the glass empties, pulls water that no count touches yet towards the lip.
 
-The tumbler holds 30 mm of sweetened condensed milk (1300 kg/m³, cold: 10 Pa s) under 60 mm of water, a stable
-layering. At rest a glass of width W and height H, turned by θ, keeps the area H²/(2 tan θ): the milk
-alone at about 80°. Faster is not better: beyond that, or with a jerk, milk goes over the lip too.
+The tumbler holds 30 mm of sweetened condensed milk (1300 kg/m³, cold: 10 Pa s) under 60 mm of water, a
+stable layering. At rest a glass of width W and height H, turned by θ, keeps the area H²/(2 tan θ): the
+milk alone at about 80°. Faster is not better: beyond that, or with a jerk, milk goes over the lip too.
 c = 5 m/s: the depth compresses by 4 %.
 
 The nano size is the section of the glass, a plane one metre deep, with walls two coarse cells thick.
