@@ -160,8 +160,8 @@ def grid_kernels(real: Any, D: int, track: bool) -> SimpleNamespace:
             slope = real(0.0)
             for a in range(D):
                 r[a] = g[a] / q[D]
-                slope += g[a] * q[a]
-            r[D] = -slope / (q[D] * q[D])
+                slope += g[a] * (q[a] / q[D])
+            r[D] = -slope / q[D]  # the square of a small mass would underflow in float32
         adj_total[i] = r
 
     @wp.kernel(module="unique")
