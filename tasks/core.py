@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -43,6 +43,9 @@ class Task(abc.ABC, Generic[S]):
     action_unit: str = "m/s"
     device: str | None = None
     """Where rollouts run; None: where their actions are."""
+    search_defaults: Mapping[str, Mapping[str, Any]] = {}
+    """Settings of optimizers that suit this task, by method, such as `{"gradient": {"lr": 0.1}}`;
+    they replace the method's own defaults, and what a user passes replaces them."""
     solver: Any
     """Simulator or learned operator that `step` advances."""
 

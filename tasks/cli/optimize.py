@@ -63,7 +63,7 @@ def optimize(
         from ..runs.planning import make_task, method_config
 
         problem = make_task(settings.task, settings.settings)
-        method = method_config(settings.method, settings.optimizer)
+        method = method_config(settings.method, settings.optimizer, problem)
         chosen = {
             "settings": {k: to_dict(problem.config)[k] for k in settings.settings},
             "optimizer": {k: to_dict(method)[k] for k in settings.optimizer},

@@ -228,3 +228,4 @@ class CirculationNano(Circulation):
     """`Circulation` for tests."""
 
     Config = CirculationNanoConfig
+    search_defaults = {"gradient": {"expand": False, "lr": 0.1}}

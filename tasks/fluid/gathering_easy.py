@@ -248,3 +248,4 @@ class GatheringEasyNano(GatheringEasy):
     """`GatheringEasy` for tests."""
 
     Config = GatheringEasyNanoConfig
+    search_defaults = {"gradient": {"expand": False, "lr": 0.2}}

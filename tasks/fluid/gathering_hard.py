@@ -89,3 +89,4 @@ class GatheringHardNano(GatheringHard):
     """`GatheringHard` for tests."""
 
     Config = GatheringHardNanoConfig
+    search_defaults = {"gradient": {"expand": False, "lr": 0.2}}

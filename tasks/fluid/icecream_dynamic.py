@@ -115,3 +115,4 @@ class IceCreamDynamicNano(IceCreamDynamic):
     """`IceCreamDynamic` for tests."""
 
     Config = IceCreamDynamicNanoConfig
+    search_defaults = {"gradient": {"expand": False, "lr": 0.1}}

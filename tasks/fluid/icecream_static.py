@@ -225,3 +225,4 @@ class IceCreamStaticNano(IceCreamStatic):
     """`IceCreamStatic` for tests."""
 
     Config = IceCreamStaticNanoConfig
+    search_defaults = {"gradient": {"expand": False, "lr": 0.1}}

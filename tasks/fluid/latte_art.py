@@ -169,3 +169,4 @@ class LatteArtNano(LatteArt):
     """`LatteArt` for tests."""
 
     Config = LatteArtNanoConfig
+    search_defaults = {"gradient": {"expand": False, "lr": 0.05}}

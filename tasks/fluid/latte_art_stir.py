@@ -188,3 +188,4 @@ class LatteArtStirNano(LatteArtStir):
     """`LatteArtStir` for tests."""
 
     Config = LatteArtStirNanoConfig
+    search_defaults = {"gradient": {"expand": False, "lr": 0.1}}

@@ -126,3 +126,4 @@ class MixingNano(Mixing):
     """`Mixing` for tests."""
 
     Config = MixingNanoConfig
+    search_defaults = {"gradient": {"expand": False, "lr": 0.15}}

@@ -238,3 +238,4 @@ class PouringNano(Pouring):
     """`Pouring` for tests."""
 
     Config = PouringNanoConfig
+    search_defaults = {"gradient": {"expand": False, "lr": 0.05}}

@@ -36,6 +36,7 @@ class TaskWrapper(Task):
     def __init__(self, inner: Task) -> None:
         self.inner = inner
         self.action_unit = inner.action_unit
+        self.search_defaults = inner.search_defaults
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # while being unpickled

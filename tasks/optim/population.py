@@ -112,8 +112,6 @@ class PopulationOptimizer(Optimizer):
         worst = max((v for v in losses if math.isfinite(v)), default=None)
         if broken := sum(map(math.isinf, losses)):
             logger.warning("%d of %d candidates broke the simulation", broken, len(losses))
-        if broken := sum(map(math.isinf, losses)):
-            logger.warning("%d of %d candidates broke the simulation", broken, len(losses))
         if worst is None:
             if self._retry():
                 raise StateError(

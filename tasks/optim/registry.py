@@ -74,7 +74,7 @@ def make_optimizer(
     Args:
         task: What to optimize.
         method: One of `OPTIMIZERS`.
-        config: Settings of the method; default its own.
+        config: Settings of the method; default its own, with the task's `search_defaults`.
         budget: When to stop; default 90 s.
         seed: Of everything random.
         initial: Where to start, (T, A); default `task.initial_actions()`.
@@ -89,7 +89,9 @@ def make_optimizer(
         ImportError: the method needs an extra that is not installed.
     """
     settings = settings_class(method)
-    config = settings() if config is None else config
+    if config is None:
+        options = {**task.search_defaults.get(method, {}), **options}
+        config = settings()
     known = {f.name for f in dataclasses.fields(settings)}
     if unknown := sorted(set(options) - known):
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ...sim.io import RolloutWriter, load_checkpoint, save_checkpoint
 from ...viz import model_config
 from ..core import TASKS, Task
 from ..optim import OPTIMIZERS, Budget, OptimResult, optimize, settings_class
-from .configs import UsageError, from_dict, nearest, to_dict
+from .configs import UsageError, from_dict, merge, nearest, to_dict
 from .devices import require_device
 from .folder import Interrupted, RunFolder
 from .learning_config import PlanConfig
@@ -35,15 +36,16 @@ def make_task(name: str, settings: Mapping[str, Any] | None = None) -> Task:
     return cls(from_dict(cls.Config, settings or {}, "--task"))
 
 
-def method_config(method: str, settings: Mapping[str, Any] | None = None) -> Any:
-    """Settings of an optimizer with some fields changed.
+def method_config(method: str, settings: Mapping[str, Any], task: Task) -> Any:
+    """Settings of an optimizer with some fields changed; the others are as the task suggests.
 
     Raises:
         UsageError: unknown method or field, with the nearest name.
     """
     if method not in OPTIMIZERS:
         raise UsageError(f"optimize: a known method; got {method!r}. {nearest(method, OPTIMIZERS)}")
-    return from_dict(settings_class(method), settings or {}, "--optimizer")
+    values = merge(task.search_defaults.get(method, {}), settings)
+    return from_dict(settings_class(method), values, "--optimizer")
 
 
 def plan(
@@ -53,6 +55,8 @@ def plan(
     resume: bool = False,
     task: Task | None = None,
     on_iteration: Callable[[dict[str, Any]], None] | None = None,
+    executor: Executor | None = None,
+    motion: bool = True,
 ) -> OptimResult:
     """Optimize a task into a run folder: actions, metrics, checkpoints, motion before and after.
 
@@ -63,6 +67,8 @@ def plan(
         resume: Continue from the folder's checkpoint, if it has one.
         task: The task, if it has been made already.
         on_iteration: As in `optimize`.
+        executor: Runs populations.
+        motion: Store the motion; without, resuming the finished run does it.
 
     Raises:
         Interrupted: on Ctrl-C, after the best actions so far and their motion were saved.
@@ -70,7 +76,7 @@ def plan(
     require_device("optimize", config.device)
     task = task or make_task(config.task, config.settings)
     task.device = config.device
-    settings = method_config(config.method, config.optimizer)
+    settings = method_config(config.method, config.optimizer, task)
     state = None
     if resume and folder.checkpoint.is_file():
         state = load_checkpoint(folder.checkpoint).optimizer_state
@@ -100,6 +106,7 @@ def plan(
             seed=config.seed,
             on_iteration=report,
             state=state,
+            executor=executor,
         )
     found = {"loss": result.loss, "success": result.success, "stopped": result.stopped}
     save_checkpoint(
@@ -107,7 +114,7 @@ def plan(
     )
     if result.policy is not None:
         result.policy.save(folder.path / "policy.safetensors")
-    if hasattr(getattr(task.solver, "model", None), "particle_count"):
+    if motion and hasattr(getattr(task.solver, "model", None), "particle_count"):
         store_motion(folder.path / "before.h5", task, task.initial_actions())
         store_motion(folder.rollout, task, result.actions)
     if result.stopped == "interrupted":
@@ -134,6 +141,7 @@ def store_motion(path: Any, task: Task, actions: torch.Tensor) -> list[State]:
         dt_frame=solver.step_time,
         groups={name: (s.start, s.stop) for name, s in slices.items()},
         tool_count=len(solver.model.colliders),
+        bodies=solver.model.bodies.index,
         config={**model_config(solver.model), "task": dataclasses.asdict(task.config)},
         overwrite=True,
     ) as writer:
