@@ -69,7 +69,7 @@ class RolloutWindows(Dataset[dict[str, Tensor]]):
         counts = []
         span = (length - 1) * frame_stride + 1
         for reader in self.readers:
-            reader._check([n for n in self.fields or () if n != "tool_pose"])
+            reader._check([n for n in self.fields or () if n not in ("tool_pose", "body_twist")])
             scenes = range(reader.n_trajectories) if trajectories is None else tuple(trajectories)
             if any(not 0 <= k < reader.n_trajectories for k in scenes):
                 raise InputError(

@@ -120,6 +120,8 @@ class Layout:
     """Per-frame scalars: name to unit."""
     tool_count: int = 0
     """K, tools whose poses are stored."""
+    bodies: tuple[int, ...] = ()
+    """Rows of the poses that belong to rigid bodies, whose twists are stored."""
 
 
 def make_layout(
@@ -133,6 +135,7 @@ def make_layout(
     groups: Mapping[str, tuple[int, int]] | None,
     scalars: Mapping[str, str] | Sequence[str],
     tool_count: int,
+    bodies: Sequence[int],
 ) -> Layout:
     """Check what the writer was asked for and resolve defaults into a layout."""
     where = "RolloutWriter"
@@ -164,6 +167,12 @@ def make_layout(
                 f"({start}, {stop}). Pass (start, stop) as a half-open range of particles."
             )
         ranges[name] = (int(start), int(stop))
+    rows = tuple(int(k) for k in bodies)
+    if len(set(rows)) != len(rows) or not all(0 <= k < tool_count for k in rows):
+        raise InputError(
+            f"{where}: expected bodies among the {tool_count} tools, each once; got {rows}. Pass the "
+            "rows of tool_pose that are rigid bodies."
+        )
     units = dict(scalars) if isinstance(scalars, Mapping) else dict.fromkeys(scalars, "1")
     resolved = {
         name: _resolve(name, spec if isinstance(spec, Field) else Field(spec), ranges,
@@ -178,7 +187,7 @@ def make_layout(
     return Layout(
         n_trajectories=int(n_trajectories), particle_count=int(particle_count), dim=dim,
         dt=float(dt), dtype=kind, fields=resolved, groups=ranges, scalars=units,
-        tool_count=int(tool_count),
+        tool_count=int(tool_count), bodies=rows,
     )
 
 
@@ -280,7 +289,13 @@ def read_layout(file: h5py.File) -> Layout:
             if d.attrs["time_varying"]
         },
         tool_count=int(file["tools/pose"].shape[2]) if "tools" in file else 0,
+        bodies=tuple(int(k) for k in _body_rows(file)),
     )
+
+
+def _body_rows(file: h5py.File) -> Sequence[int]:
+    twist = file.get("tools/body_twist")
+    return () if twist is None else twist.attrs["tools"]
 
 
 def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
@@ -300,6 +315,8 @@ def series_of(file: h5py.File, layout: Layout) -> list[tuple[h5py.Dataset, int]]
     out += [(file["scalars"][name], 1) for name in layout.scalars]
     if layout.tool_count:
         out.append((file["tools/pose"], 1))
+    if layout.bodies:
+        out.append((file["tools/body_twist"], 1))
     steps = file["VTKHDF/Steps"]
     out += [(steps[n], 0) for n in ("PointOffsets", "NumberOfParts", "PartOffsets", "CellOffsets")]
     out.append((file["dimensions/time"], 0))

@@ -156,6 +156,15 @@ def _write_scalars_and_tools(file: h5py.File, layout: Layout) -> None:
         )
         pose.attrs.update({"sample_varying": True, "time_varying": True, "units": "m, 1"})
         pose.attrs["long_name"] = "tool poses: position (3), quaternion w x y z (4)"
+    if layout.bodies:
+        r = len(layout.bodies)
+        twist = file.create_dataset(
+            "tools/body_twist", (b, 0, r, 6), dtype=layout.dtype, maxshape=(b, None, r, 6),
+            chunks=(b, max(1, SERIES_CHUNK // (6 * b * r)), r, 6), fillvalue=np.nan,
+        )
+        twist.attrs.update({"sample_varying": True, "time_varying": True, "units": "m/s, rad/s"})
+        twist.attrs["long_name"] = "velocities of rigid bodies: linear (3), angular (3)"
+        twist.attrs["tools"] = np.array(layout.bodies, dtype=np.int64)
 
 
 def _static_arrays(layout: Layout, static: Mapping[str, Any]) -> dict[str, np.ndarray]:

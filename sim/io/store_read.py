@@ -152,7 +152,8 @@ class RolloutReader:
         names = ["dimensions/time"]
         names += [f"{field.group}/{name}" for name, field in self.layout.fields.items()]
         names += [f"scalars/{name}" for name in self.layout.scalars]
-        return names + (["tools/pose"] if self.layout.tool_count else [])
+        names += ["tools/pose"] if self.layout.tool_count else []
+        return names + (["tools/body_twist"] if self.layout.bodies else [])
 
     @property
     def n_frames(self) -> int:
@@ -205,6 +206,12 @@ class RolloutReader:
         return FieldView(self, "tools/pose") if self.layout.tool_count else None
 
     @property
+    def body_twist(self) -> FieldView | None:
+        """Linear [m/s] and angular [rad/s] velocities (B, T, R, 6) of the rigid bodies, which are the
+        tools `layout.bodies`; None without bodies."""
+        return FieldView(self, "tools/body_twist") if self.layout.bodies else None
+
+    @property
     def scalars(self) -> dict[str, FieldView]:
         """Per-frame scalars: name to view (B, T)."""
         return {name: FieldView(self, f"scalars/{name}") for name in self.layout.scalars}
@@ -244,7 +251,8 @@ class RolloutReader:
         Args:
             t: Frame index; negative counts from the end.
             trajectory: Scene index.
-            fields: Names to read; None reads every field, and `tool_pose` (K, 7) if there is one.
+            fields: Names to read; None reads every field, and where there are tools and rigid bodies
+                `tool_pose` (K, 7) and `body_twist` (R, 6).
 
         Returns:
             Name to tensor (particles of the field[, D[, D]]).
@@ -268,7 +276,7 @@ class RolloutReader:
             trajectory: Scene index.
             start: First frame.
             length: Number of frames.
-            fields: Names to read; None reads every field, and `tool_pose` if there is one.
+            fields: Names to read; None reads every field, `tool_pose` and `body_twist`.
             stride: Step between the frames of the window.
 
         Returns:
@@ -279,8 +287,11 @@ class RolloutReader:
             KeyError: an unknown field.
         """
         names = list(self.layout.fields) if fields is None else list(fields)
-        poses = self.layout.tool_count and (fields is None or "tool_pose" in names)
-        names = [name for name in names if name != "tool_pose" or not poses]
+        others = {"tool_pose": self.tool_pose, "body_twist": self.body_twist}
+        wanted = {
+            n: v for n, v in others.items() if v is not None and (fields is None or n in names)
+        }
+        names = [name for name in names if name not in wanted]
         self._check(names)
         trajectory = _within(trajectory, self.n_trajectories, "RolloutReader.window", 0)
         last = start + (length - 1) * stride
@@ -291,8 +302,7 @@ class RolloutReader:
             )
         key = (trajectory, slice(start, last + 1, stride))
         out = {name: torch.from_numpy(self[name][key]) for name in names}
-        if poses:
-            out["tool_pose"] = torch.from_numpy(self.tool_pose[key])
+        out |= {name: torch.from_numpy(view[key]) for name, view in wanted.items()}
         out["time"] = torch.from_numpy(self._times[start : last + 1 : stride].copy())
         return out
 

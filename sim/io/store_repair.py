@@ -98,7 +98,8 @@ def _owner(path: str | os.PathLike[str]) -> str:
 def frame_bytes(layout: Layout) -> int:
     """Bytes of the values of one frame of all trajectories."""
     values = sum(math.prod(field.shape) for field in layout.fields.values())
-    return layout.n_trajectories * layout.dtype.itemsize * (values + 7 * layout.tool_count)
+    values += 7 * layout.tool_count + 6 * len(layout.bodies)
+    return layout.n_trajectories * layout.dtype.itemsize * values
 
 
 def identity() -> str:

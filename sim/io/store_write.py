@@ -59,6 +59,7 @@ class RolloutWriter:
             each particle is added as `group` if groups are given.
         scalars: Per-frame numbers of each scene; names, or name to unit.
         tool_count: K, tools whose poses (position 3, quaternion w x y z) are stored.
+        bodies: Rows of the poses that are rigid bodies; their twists are stored as well.
         config: Anything that makes the run repeatable, as JSON values.
         attributes: Further attributes of the file.
         boundary_conditions: Name to attributes, e.g. {"floor": {"bc_type": "wall"}}.
@@ -89,6 +90,7 @@ class RolloutWriter:
         static: Mapping[str, Any] | None = None,
         scalars: Mapping[str, str] | Sequence[str] = (),
         tool_count: int = 0,
+        bodies: Sequence[int] = (),
         config: Mapping[str, Any] | None = None,
         attributes: Mapping[str, Any] | None = None,
         boundary_conditions: Mapping[str, Mapping[str, Any]] | None = None,
@@ -106,6 +108,7 @@ class RolloutWriter:
         layout = make_layout(
             n_trajectories=n_trajectories, particle_count=particle_count, dim=dim, dt=dt_frame,
             dtype=dtype, fields=fields, groups=groups, scalars=scalars, tool_count=tool_count,
+            bodies=bodies,
         )
         temporary = self.path.with_name(self.path.name + ".part")
         try:
@@ -192,6 +195,7 @@ class RolloutWriter:
         self._fields = {name: dataset_of(file, name) for name in self.layout.fields}
         self._scalars = {name: file["scalars"][name] for name in self.layout.scalars}
         self._pose = file["tools/pose"] if self.layout.tool_count else None
+        self._twist = file["tools/body_twist"] if self.layout.bodies else None
         self._steps = file["VTKHDF/Steps"]
         self._offsets = self._steps["PointOffsets"]
         file.flush()
@@ -207,6 +211,7 @@ class RolloutWriter:
         frame: Any,
         *,
         tool_pose: Any = None,
+        body_twist: Any = None,
         scalars: Mapping[str, Any] | None = None,
     ) -> None:
         """Write one frame of all trajectories; when it returns, the frame survives a kill.
@@ -217,6 +222,8 @@ class RolloutWriter:
                 solver's state, with these attributes. Values are stored as they are, NaN included.
             tool_pose: (B, K, 7), position [m] and quaternion w x y z; may be an attribute of
                 `frame`.
+            body_twist: (B, R, 6), linear [m/s] and angular [rad/s] velocity of the rigid bodies; may
+                be an attribute of `frame`.
             scalars: Name to number or (B,) values, one for each declared scalar.
 
         Raises:
@@ -240,7 +247,7 @@ class RolloutWriter:
                 f"RolloutWriter.append: expected t > {self._last_time} s; got {t} s for frame "
                 f"{self.n_frames}. Append frames in the order of time."
             )
-        values = self._collect(frame, tool_pose, scalars)
+        values = self._collect(frame, tool_pose, body_twist, scalars)
         needed = frame_bytes(self.layout) + MARGIN
         writing = False
         try:
@@ -276,7 +283,7 @@ class RolloutWriter:
         mark_clean(self._raw, self._file.id.get_filesize())
 
     def _collect(
-        self, frame: Any, tool_pose: Any, scalars: Mapping[str, Any] | None
+        self, frame: Any, tool_pose: Any, body_twist: Any, scalars: Mapping[str, Any] | None
     ) -> list[tuple[h5py.Dataset, np.ndarray]]:
         """Check one frame and pair every dataset with its array."""
         where, layout = "RolloutWriter.append", self.layout
@@ -292,6 +299,8 @@ class RolloutWriter:
             given = {n: getattr(frame, n) for n in layout.fields if hasattr(frame, n)}
             if tool_pose is None and layout.tool_count:
                 tool_pose = getattr(frame, "tool_pose", None)
+            if body_twist is None and layout.bodies:
+                body_twist = getattr(frame, "body_twist", None)
         missing = [name for name in layout.fields if name not in given]
         if missing:
             raise InputError(
@@ -303,13 +312,17 @@ class RolloutWriter:
             (self._fields[name], _array(f"field {name!r}", given[name], (b, *field.shape)))
             for name, field in layout.fields.items()
         ]
-        if (tool_pose is None) == (self._pose is not None):
-            raise InputError(
-                f"{where}: expected poses of {layout.tool_count} tools; got "
-                f"{'none' if tool_pose is None else 'some'}. Match tool_count and tool_pose."
-            )
-        if self._pose is not None:
-            out.append((self._pose, _array("tool_pose", tool_pose, (b, layout.tool_count, 7))))
+        for name, argument, dataset, value, count, width in (
+            ("tool_pose", "tool_count", self._pose, tool_pose, layout.tool_count, 7),
+            ("body_twist", "bodies", self._twist, body_twist, len(layout.bodies), 6),
+        ):
+            if (value is None) == (dataset is not None):
+                raise InputError(
+                    f"{where}: expected {name} of {count} {'tools' if width == 7 else 'bodies'}; got "
+                    f"{'none' if value is None else 'some'}. Match {argument} and {name}."
+                )
+            if dataset is not None:
+                out.append((dataset, _array(name, value, (b, count, width))))
         scalars = scalars or {}
         if set(scalars) != set(layout.scalars):
             raise InputError(

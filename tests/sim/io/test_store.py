@@ -151,6 +151,35 @@ def test_tools_scalars_static_and_state_objects(tmp_path, generator):
         assert reader.static()["fixed"].sum() == 3
 
 
+def test_twists_of_rigid_bodies(tmp_path, generator):
+    path = tmp_path / "r.h5"
+    pose, twist = (torch.rand(T, B, k, n, generator=generator) for k, n in ((3, 7), (2, 6)))
+    data = frames(3, generator)
+    with writer(path, tool_count=3, bodies=[2, 0]) as out:
+        for t in range(3):
+            out.append(t, SimpleNamespace(**data[t], tool_pose=pose[t], body_twist=twist[t]))
+        with pytest.raises(ValueError, match="body_twist of 2 bodies; got none"):
+            out.append(3, data[3], tool_pose=pose[3])
+        with pytest.raises(ValueError, match=r"body_twist of shape \(2, 2, 6\)"):
+            out.append(3, data[3], tool_pose=pose[3], body_twist=twist[3, :, :1])
+    with RolloutWriter.resume(path, keep=2) as out:
+        for t in range(2, T):
+            out.append(t, data[t], tool_pose=pose[t], body_twist=twist[t])
+    with RolloutReader(path) as reader:
+        assert reader.layout.bodies == (2, 0) and reader.body_twist.units == "m/s, rad/s"
+        np.testing.assert_array_equal(np.asarray(reader.body_twist), twist.transpose(0, 1).numpy())
+        assert torch.equal(reader.frame(2, 1)["body_twist"], twist[2, 1])
+        assert set(reader.window(0, 1, 2, ["x", "body_twist"])) == {"x", "body_twist", "time"}
+        assert "body_twist" not in reader.frame(0, fields=["x"])
+    with pytest.raises(ValueError, match="bodies among the 1 tools"):
+        writer(tmp_path / "no.h5", tool_count=1, bodies=[1])
+    fill(tmp_path / "none.h5", 3, generator)
+    with RolloutReader(tmp_path / "none.h5") as reader:
+        assert reader.body_twist is None and reader.layout.bodies == ()
+        with pytest.raises(KeyError, match="body_twist"):
+            reader.frame(0, fields=["body_twist"])
+
+
 def test_explicit_particles_precision_and_compression(tmp_path, generator):
     path = tmp_path / "r.h5"
     rows = [7, 3, 4, 5, 30]
