@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -19,7 +19,7 @@ from .devices import require_device
 from .folder import Interrupted, RunFolder
 from .learning_config import PlanConfig
 
-__all__ = ["make_task", "method_config", "plan", "store_motion"]
+__all__ = ["make_task", "method_config", "plan", "store_motion", "store_states"]
 
 
 def make_task(name: str, settings: Mapping[str, Any] | None = None) -> Task:
@@ -130,6 +130,12 @@ def plan(
 def store_motion(path: Any, task: Task, actions: torch.Tensor) -> list[State]:
     """Run actions (T, A) of a particle task and store every state; returns the states."""
     states = task.rollout(actions.to(torch.float32)).states
+    store_states(path, task, states)
+    return states
+
+
+def store_states(path: Any, task: Task, states: Sequence[State]) -> None:
+    """Write the states of a particle task, one per step from the start on, as a rollout file."""
     solver = task.solver
     slices = solver.model.slices()
     with RolloutWriter(
@@ -147,4 +153,3 @@ def store_motion(path: Any, task: Task, actions: torch.Tensor) -> list[State]:
     ) as writer:
         for t, state in enumerate(states):
             writer.append(t * solver.step_time, state)
-    return states
