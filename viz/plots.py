@@ -15,7 +15,10 @@ import numpy as np
 from .fields import as_array
 from .theme import PALETTE, Theme, theme_of
 
-__all__ = ["figure", "plot_bars", "plot_curves", "plot_gradient_norm", "plot_losses", "save_figure"]
+__all__ = [
+    "figure", "plot_bars", "plot_curves", "plot_gradient_norm", "plot_losses", "save_figure",
+    "style_axes",
+]  # fmt: skip
 
 
 def figure(
@@ -33,10 +36,17 @@ def figure(
     theme = theme_of(theme)
     fig = Figure(figsize=size, dpi=150, layout="constrained", facecolor=theme.background)
     FigureCanvasAgg(fig)
-    axes = fig.add_subplot(facecolor=theme.background)
+    axes = fig.add_subplot()
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=theme.text, pad=10)
     axes.set_xlabel(xlabel, color=theme.text, fontsize=10)
     axes.set_ylabel(ylabel, color=theme.text, fontsize=10)
+    style_axes(axes, theme)
+    return fig, axes
+
+
+def style_axes(axes: Any, theme: Theme) -> None:
+    """Give axes of a matplotlib figure the package's style."""
+    axes.set_facecolor(theme.background)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -44,7 +54,6 @@ def figure(
     axes.tick_params(which="both", colors=theme.text, labelsize=9, color=theme.edge)
     axes.grid(True, color=theme.floor_line, linewidth=0.7)
     axes.set_axisbelow(True)
-    return fig, axes
 
 
 def save_figure(fig: Any, path: str | os.PathLike) -> Path:

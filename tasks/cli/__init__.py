@@ -1,6 +1,7 @@
 """The `rheograd` command.
 
-    rheograd demo | list | simulate | generate | train | optimize | render | view | info
+    rheograd demo | list | simulate | generate | train | evaluate | optimize | bench | export | replay |
+             render | view | info
 
 Commands load when they are called: `rheograd --help` imports neither torch nor an engine. Errors
 that a user can cure are one line on the standard error stream; `--debug` anywhere shows where they
@@ -31,6 +32,9 @@ _COMMANDS = {
     "train": ("train:app", "Train a neural law on a motion, or a stepper on a data set."),
     "evaluate": ("evaluate:evaluate", "Measure a trained law in a scene it has not seen."),
     "optimize": ("optimize:optimize", "Find the actions that solve a task."),
+    "bench": ("bench:app", "Compare optimizers on tasks at equal cost: one table, one picture."),
+    "export": ("export:export", "Write the tools' motion of a run as a table, for a robot."),
+    "replay": ("export:replay", "Run a task with its tools on a motion from a file."),
     "render": ("view:render", "Pictures and movies of a stored motion."),
     "view": ("view:view", "Look at a stored motion in a window."),
     "info": ("info:info", "Versions, devices and caches; or what a run holds."),
