@@ -39,7 +39,7 @@ def simulate(
     start, stop.
 
     Tool: shape, size, mesh, position, rotation, velocity, angular_velocity, start, stop, friction,
-    softness, contact.
+    softness, contact, rho (a rigid body), path (a file of `rheograd export`).
 
     Args:
         scene: Scene of `rheograd list` [default: jelly-drop, or the configuration's].

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,10 @@ from torch import Tensor
 from ...sim.core import laws
 from ...sim.core.backend import CPU_THREADS
 from ...sim.core.colliders import Collider
+from ...sim.core.colliders_rigid import RigidBody
 from ...sim.core.sampling import sample_shape
 from ...sim.core.shapes import Box, Capsule, Cylinder, Shape, Sphere, Torus
+from ...sim.io.trajectory import ToolTrajectory, read_trajectory, resample
 from ...sim.mpm import Emitter, Grid, Group, MPMConfig, MPMControl, MPMModel, MPMState, SolverMPM
 from .configs import UsageError, nearest
 from .devices import require_device
@@ -121,7 +124,8 @@ def build(config: SimulateConfig) -> Simulation:
     groups = [
         _group(name, body, config, dx, middle, generator) for name, body in config.bodies.items()
     ]
-    tools = [_tool(name, tool, D, middle) for name, tool in config.tools.items()]
+    paths = {name: _path(name, tool, D) for name, tool in config.tools.items() if tool.path}
+    tools = [_tool(name, tool, D, middle, paths.get(name)) for name, tool in config.tools.items()]
     model = MPMModel(
         Grid(lower, upper, dx), groups, gravity=config.gravity, walls=config.walls, colliders=tools
     )
@@ -145,7 +149,7 @@ def build(config: SimulateConfig) -> Simulation:
         config=config,
         solver=solver,
         state=state,
-        control=_driver(list(config.tools.values()), D, solver),
+        control=_driver(config.tools, paths, D, solver),
         frame_count=round(config.duration * config.fps) + 1,
     )
 
@@ -201,36 +205,87 @@ def _emitter(
     return Group(name, law, x, spacing**D, body.velocity, emitter=emitter)
 
 
-def _tool(name: str, tool: ToolConfig, D: int, middle: Sequence[float]) -> Collider:
+def _tool(
+    name: str, tool: ToolConfig, D: int, middle: Sequence[float], path: ToolTrajectory | None
+) -> Collider:
     where = f"tools.{name}"
     position = tool.position or tuple(middle)
     _numbers(f"{where}.position", position, D)
-    lifted = tuple(position) if D == 3 else (position[0], 0.0, position[1])
-    return Collider(
-        _shape(where, tool, D), lifted, _quaternion(where, tool.rotation, D), name=name,
-        friction=tool.friction, softness=tool.softness, contact=tool.contact,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "position": _lifted(position, D), "orientation": _quaternion(where, tool.rotation, D),
+        "name": name, "friction": tool.friction, "softness": tool.softness, "contact": tool.contact,
+    }  # fmt: skip
+    if path is not None:
+        options["position"], options["orientation"] = (
+            tuple(part.tolist()) for part in path.pose[0, 0].split((3, 4))
+        )
+    if tool.rho is None:
+        return Collider(_shape(where, tool, D), **options)
+    if tool.start or tool.stop is not None or path is not None:
+        raise UsageError(
+            f"{where}: a rigid body without start, stop and path, since it moves freely; got rho = "
+            f"{tool.rho}. Leave out rho or these."
+        )
+    linear, spin = _motion(where, tool, D)
+    return RigidBody(
+        _shape(where, tool, D), rho=tool.rho, velocity=linear, angular_velocity=spin, **options
+    )
+
+
+def _path(name: str, tool: ToolConfig, D: int) -> ToolTrajectory:
+    """The motion in a tool's file, as its only tool."""
+    where = f"tools.{name}.path"
+    others = ("position", "rotation", "velocity", "angular_velocity", "start", "stop")
+    given = [n for n in others if getattr(tool, n) not in ((), 0.0, None)]
+    if given:
+        raise UsageError(f"{where}: the only source of motion; got also {given}. Leave them out.")
+    path = read_trajectory(str(tool.path))
+    if name not in path.names and len(path.names) > 1:
+        raise UsageError(
+            f"{where}: a file about {name!r} or one tool; got {', '.join(path.names)}. Rename the tool."
+        )
+    path = path.of(name if name in path.names else path.names[0])
+    across = float(path.pose[..., [1, 4, 6]].abs().max())
+    if D == 2 and across > 1e-6:
+        raise UsageError(
+            f"{where}: a motion in the plane y = 0 of a 2-D scene; got {across:.3g} beside it. Pass "
+            "--dim 3."
+        )
+    return path
+
+
+def _motion(where: str, tool: ToolConfig, D: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Linear and angular velocity as 3-D vectors."""
+    linear = tool.velocity or (0.0,) * D
+    _numbers(f"{where}.velocity", linear, D)
+    spin = tool.angular_velocity or (0.0,) * (2 * D - 3)
+    return _lifted(linear, D), _vector(f"{where}.angular_velocity", spin, D)
+
+
+def _lifted(values: Sequence[float], D: int) -> tuple[float, ...]:
+    return tuple(values) if D == 3 else (values[0], 0.0, values[1])
 
 
 def _driver(
-    tools: Sequence[ToolConfig], D: int, solver: SolverMPM
+    tools: Mapping[str, ToolConfig], paths: Mapping[str, ToolTrajectory], D: int, solver: SolverMPM
 ) -> Callable[[MPMState], MPMControl]:
     """Twists of all tools at the time of a state."""
-    rows = []
-    for tool in tools:
-        linear = tool.velocity or (0.0,) * D
-        _numbers("tools: velocity", linear, D)
-        lifted = linear if D == 3 else (linear[0], 0.0, linear[1])
-        spin = _vector("tools: angular_velocity", tool.angular_velocity or (0.0,) * (2 * D - 3), D)
-        rows.append((*lifted, *spin))
-    dt = solver.config.dt
+    rows = [sum(_motion(f"tools.{name}", tool, D), ()) for name, tool in tools.items()]
+    spans = [(t.start, math.inf if t.stop is None else t.stop) for t in tools.values()]
+    names = list(tools)
+    driven = {names.index(n): resample(p, solver.step_time).twist[:, 0] for n, p in paths.items()}
+    dt, substeps = solver.config.dt, solver.config.substeps
 
     def control(state: MPMState) -> MPMControl:
         if not rows:
             return MPMControl()
         time = state.substep * dt + 1e-9
-        moving = [t.start <= time < (math.inf if t.stop is None else t.stop) for t in tools]
+        moving = [start <= time < stop for start, stop in spans]
         twist = state.x.new_tensor(rows) * state.x.new_tensor(moving)[:, None]
+        frame = state.substep // substeps
+        for k, path in driven.items():
+            if frame < len(path):
+                twist[k] = path[frame].to(twist)
         return MPMControl(tool_twist=twist.expand(state.batch_size, -1, -1))
 
     return control

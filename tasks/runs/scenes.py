@@ -49,7 +49,7 @@ class BodyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ToolConfig:
-    """A rigid collider on a prescribed path."""
+    """A rigid collider on a prescribed path; with a density, a rigid body that moves freely."""
 
     shape: Literal["box", "sphere", "cylinder", "capsule", "torus", "mesh"] = "sphere"
     """Form."""
@@ -75,6 +75,12 @@ class ToolConfig:
     """Rate at which contact decays outside the shape [1/m]; 0: hard, right for watching."""
     contact: Literal["separate", "slip", "sticky"] = "separate"
     """What contact removes: approach, normal motion, all motion."""
+    rho: float | None = None
+    """Density [kg/m³]: a rigid body, pushed by gravity and what it touches, whose velocities are initial
+    ones; default a tool that moves as prescribed."""
+    path: str | None = None
+    """File of `rheograd export`: the tool moves as its namesake there, or as the only one, and stands
+    still after the end; instead of position, rotation, velocities, start and stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +233,17 @@ def _fountain(dim: int) -> dict[str, Any]:
     return {"bodies": {"water": jet}, "tools": {"ball": ball}}
 
 
+def _raft(dim: int) -> dict[str, Any]:
+    """A wooden block falls into a pool and floats."""
+    pool = {"material": "water", "size": _at(dim, 1.0, 0.3, 1.0), "position": _at(dim, 0.5, 0.15)}
+    raft = {
+        "shape": "box", "size": _at(dim, 0.3, 0.12, 0.25), "position": _at(dim, 0.5, 0.5),
+        "rotation": [20.0] if dim == 2 else [5.0, 20.0, 0.0], "rho": 600.0,
+        "softness": 100.0 if dim == 2 else 70.0, "friction": 0.2,
+    }  # fmt: skip
+    return {"bodies": {"water": pool}, "tools": {"raft": raft}}
+
+
 def _stir(dim: int) -> dict[str, Any]:
     """A paddle turns in mud."""
     pool = {"material": "mud", "size": _at(dim, 1.0, 0.35, 1.0), "position": _at(dim, 0.5, 0.175)}
@@ -243,6 +260,7 @@ SCENES: dict[str, Callable[[int], dict[str, Any]]] = {
     "fountain": _fountain,
     "jelly-and-water": _jelly_and_water,
     "jelly-drop": _jelly_drop,
+    "raft": _raft,
     "sand-column": _sand_column,
     "stir": _stir,
 }

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ...sim.core.errors import StateError
-from ...sim.io import Field, RolloutWriter, load_checkpoint, save_checkpoint
+from ...sim.io import Field, RolloutReader, RolloutWriter, load_checkpoint, save_checkpoint
 from ...sim.mpm import MPMState
 from ...viz import model_config
 from .building import Simulation, build
@@ -23,7 +23,7 @@ from .configs import UsageError, from_dict, merge, to_dict
 from .folder import Interrupted, RunFolder
 from .scenes import SimulateConfig
 
-__all__ = ["resume_simulation", "simulate"]
+__all__ = ["resume_simulation", "simulate", "stored_state"]
 
 Progress = Callable[[int, int], None]
 _FIELDS = {"x": 1, "v": 1, "C": 2, "F": 2, "J": 0, "alpha": 0}
@@ -100,6 +100,34 @@ def resume_simulation(
     return _advance(run, folder, writer, state, frame, on_frame)
 
 
+def stored_state(run: Simulation, reader: RolloutReader, frame: int, scene: int = 0) -> MPMState:
+    """A frame as a state that the simulator continues from, exactly.
+
+    Args:
+        run: The scene of the frame.
+        reader: Rollout that stores everything: `fields = x v C F J alpha`, as far as the laws have them.
+        frame: Index; negative counts from the end.
+        scene: Trajectory of the file.
+
+    Raises:
+        UsageError: a field that the file does not have.
+    """
+    template = run.state.tensors()
+    found = reader.frame(frame, scene)
+    needed = [name for name, t in template.items() if t.numel()]
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise UsageError(
+            f"stored_state: {reader.path} with {', '.join(needed)}; got none of {missing}. Simulate "
+            f"with --fields {' '.join(n for n in needed if n in _FIELDS)}."
+        )
+    tensors = {
+        name: found[name].unsqueeze(0).to(t) if t.numel() else t for name, t in template.items()
+    }
+    time = float(reader.times[frame])
+    return MPMState(**tensors, substep=round(time / run.solver.config.dt))
+
+
 def _writer(run: Simulation, folder: RunFolder) -> RolloutWriter:
     model, config = run.solver.model, run.config
     slices = model.slices()
@@ -125,6 +153,7 @@ def _writer(run: Simulation, folder: RunFolder) -> RolloutWriter:
         dt_frame=run.solver.step_time,
         groups={g: (s.start, s.stop) for g, s in slices.items()},
         tool_count=len(model.colliders),
+        bodies=model.bodies.index,
         config={**model_config(model), "run": to_dict(config)},
         dataset_name=config.scene,
         dtype=getattr(torch, config.precision),
