@@ -245,13 +245,13 @@ def test_a_tool_of_a_scene_follows_a_file(tmp_path):
         for _ in range(5):  # longer than the motion
             state = made.solver.step(state, made.control(state))
     assert float(state.tool_pose[0, 1, 0]) == pytest.approx(0.5 + 2 * 3 * step, abs=1e-6)
-    pose[..., 1] = 0.2
-    write_trajectory(ToolTrajectory(t, ("hand",), pose, motion.twist), file)
-    with pytest.raises(UsageError, match="plane y = 0"):
-        scene("dam-break", tools=tools)
     with pytest.raises(UsageError, match="got also .'velocity'"):
         scene("dam-break", tools={"ball": {**tools["ball"], "velocity": [1.0, 0.0]}})
     with pytest.raises(UsageError, match="rigid body without start, stop and path"):
         scene("dam-break", tools={"ball": {**tools["ball"], "rho": 500.0}})
     with pytest.raises(UsageError, match="rigid body without start, stop and path"):
         scene("raft", tools={"raft": {"stop": 0.1}})
+    pose[..., 1] = 0.2
+    write_trajectory(ToolTrajectory(t, ("hand",), pose, motion.twist), file)
+    with pytest.raises(UsageError, match="plane y = 0"):
+        scene("dam-break", tools=tools)
