@@ -1,0 +1,259 @@
+"""Newton's method for the minimum of the incremental potential of a step.
+
+    Φ(y) = Σ_terms E(y) + ½ y·W y − l·y,      r = ∂Φ/∂y,      H p = −r,      y ← y + t p
+
+W (mass over time step squared) and l (inertia, weight, loads) come from the time scheme. Each scene of
+a batch has its own step length t, found by backtracking until Φ falls (Armijo), at most what contact
+admits; scenes that are done rest. The Hessian is exact as long as it is positive definite, which keeps
+the convergence quadratic; where it is not, element blocks are projected.
+
+Driven points move together with the free ones in the first direction, H_ff p_f = −r_f − H_fd p_d, so
+that elements beside a gripper follow it; where contact stops them on the way, the next one goes on.
+
+Source: Nocedal & Wright 2006, section 3; Li et al. 2020 (IPC), section 4; Longva et al. 2023 (Pitfalls
+of Projection) for projecting only where needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.errors import ConvergenceError, StateError, message
+from .assembly import Blocks, Factor, Pattern, factorize
+from .terms import Term, assemble
+
+__all__ = ["NewtonInfo", "NewtonSettings", "Potential", "newton"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NewtonSettings:
+    """What a solve has to reach, and how."""
+
+    tol: float
+    """‖r‖₂ of every scene on its free points [N]."""
+    max_iterations: int
+    linear: str
+    """"sparse", "dense" or "cg"."""
+
+
+@dataclasses.dataclass
+class NewtonInfo:
+    """What a solve did."""
+
+    iterations: int = 0
+    """Newton directions followed."""
+    residual: float = math.nan
+    """Largest ‖r‖₂ over the scenes [N]."""
+    factorizations: int = 0
+    """Linear systems prepared, the projected ones included."""
+    projections: int = 0
+    """Directions of projected Hessians."""
+    halvings: int = 0
+    """Trial points that were given up."""
+
+
+@dataclasses.dataclass
+class Potential:
+    """Φ of B scenes: terms, and a quadratic form."""
+
+    terms: Sequence[Term]
+    weight: Tensor
+    """W [N/m] per point, (B, N)."""
+    load: Tensor
+    """l [N], (B, N, 3)."""
+
+    def energy(self, y: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Φ(y) without the constant Φ of the quadratic part at `reference`, and its rounding, (B,)."""
+        flat, change = y.reshape(-1, 3), y - reference
+        weight = self.weight.unsqueeze(-1)
+        slope = weight * reference - self.load
+        quadratic = ((0.5 * weight * change + slope) * change).sum((1, 2))
+        energies = [quadratic, *(term.energy(flat) for term in self.terms)]
+        total = torch.stack(energies)
+        return total.sum(0), 8 * torch.finfo(y.dtype).eps * total.abs().sum(0)
+
+    def gradient(self, y: Tensor) -> Tensor:
+        """r on all points, (B, N, 3). Differentiable in what the terms, W and l carry."""
+        flat = y.reshape(-1, 3)
+        inner = assemble([term.gradient(flat) for term in self.terms], flat)
+        return inner.view_as(y) + self.weight.unsqueeze(-1) * y - self.load
+
+    def blocks(self, y: Tensor, project: bool) -> Blocks:
+        """H as blocks."""
+        flat = y.reshape(-1, 3)
+        found = [(term, term.hessian(flat, project=project)) for term in self.terms]
+        return Blocks(
+            self.weight,
+            [pair for term, pair in found if not term.changing],
+            [pair for term, pair in found if term.changing],
+        )
+
+    def update(self, start: Tensor, end: Tensor) -> None:
+        """Let contact look for candidates between two configurations."""
+        for term in self.terms:
+            term.update(start.reshape(-1, 3), end.reshape(-1, 3))
+
+    def max_step(self, y: Tensor, p: Tensor) -> Tensor:
+        """Largest admissible part of the step p, (B,)."""
+        limit = torch.ones(len(y), dtype=y.dtype, device=y.device)
+        for term in self.terms:
+            found = term.max_step(y.reshape(-1, 3), p.reshape(-1, 3))
+            limit = limit if found is None else torch.minimum(limit, found)
+        return limit
+
+
+def newton(
+    where: str,
+    potential: Potential,
+    pattern: Pattern,
+    start: Tensor,
+    driven: Tensor,
+    goal: Tensor,
+    settings: NewtonSettings,
+    info: NewtonInfo,
+) -> Tensor:
+    """Minimize Φ over the free points.
+
+    Args:
+        where: for messages.
+        potential: Φ, without graph.
+        pattern: sparsity, and which points are free.
+        start: admissible first guess [m], (B, N, 3).
+        driven: points that are not free, (n,), and their `goal` [m], (B, n, 3).
+        settings: tolerance and linear solver.
+        info: filled in.
+
+    Returns:
+        y (B, N, 3) with ‖r‖ <= tol + rounding for every scene; no graph.
+
+    Raises:
+        ConvergenceError: too many iterations, no descent, or a singular Hessian.
+        StateError: Φ not finite at the start.
+    """
+    y, free = start.clone(), pattern.free.to(start.device)
+    potential.update(y, y)
+    energy, noise = potential.energy(y, start)
+    if not bool(torch.isfinite(energy).all()):
+        bad = int((~torch.isfinite(energy)).nonzero()[0])
+        fix = "Start without inverted elements and without penetration"
+        raise StateError(message(where, "a finite energy at the start", f"scene {bad}", fix))
+    r = potential.gradient(y)
+    first: Tensor | None = None
+    rounding = torch.zeros_like(energy)
+    while True:
+        norm = r[:, free].flatten(1).norm(dim=1)
+        missing = goal - y[:, driven]
+        moving = (missing != 0).flatten(1).any(1)
+        first = norm if first is None else first
+        active = moving | ~(norm <= settings.tol + rounding)
+        info.residual = float(norm.max()) if len(norm) else 0.0
+        if not bool(active.any()):
+            return y
+        if info.iterations >= settings.max_iterations:
+            raise _failure(where, "", norm, active, settings, info)
+        info.iterations += 1
+        scenes = active.nonzero()[:, 0].tolist()
+        blocks, factor = _factor(where, potential, pattern, y, scenes, norm / first, settings, info)
+        if info.iterations == 1:
+            # What rounding of positions does to forces; no solve can do better.
+            diagonal = _diagonal(blocks, y)[:, free]
+            size = 4 * torch.finfo(y.dtype).eps
+            rounding = size * (diagonal * y[:, free].abs()).flatten(1).norm(dim=1)
+        p = torch.zeros_like(y)
+        rhs = r
+        if bool(moving.any()):
+            p[:, driven] = missing
+            rhs = r + blocks.product(p)
+        p[:, free] = -factor.solve(rhs[:, free].flatten(1)).unflatten(1, (-1, 3))
+        p = torch.where(active[:, None, None], p, 0.0)
+        slope = torch.where(moving, 0.0, (r * p).sum((1, 2)))
+        potential.update(y, y + p)
+        t = potential.max_step(y, p)
+        if bool((active & ~(t > 0)).any()):
+            raise _failure(where, "contact admits no step; ", norm, active, settings, info)
+        y, energy, noise = _search(
+            where, potential, start, y, p, t, energy + noise, slope, moving, active, info
+        )
+        arrived = moving & (t == 1)
+        if bool(arrived.any()):  # exactly, so that no rounding keeps the goal away
+            y[:, driven] = torch.where(arrived[:, None, None], goal, y[:, driven])
+            energy, noise = potential.energy(y, start)
+        r = potential.gradient(y)
+
+
+def _search(where, potential, start, y, p, t, level, slope, moving, active, info):
+    """Halve t per scene until Φ falls enough; where driven points move, until it is finite."""
+    for _ in range(60):
+        trial = y + t[:, None, None] * p
+        energy, noise = potential.energy(trial, start)
+        low = energy <= level + noise + 1e-4 * t * slope
+        accepted = ~active | torch.where(moving, torch.isfinite(energy), low)
+        if bool(accepted.all()):
+            return trial, energy, noise
+        info.halvings += 1
+        t.copy_(torch.where(accepted, t, 0.5 * t))
+    got = f"none along the direction of iteration {info.iterations}"
+    fix = "Lower dt, or check that the start is not degenerate"
+    raise ConvergenceError(message(where, "a lower energy", got, fix), iterations=info.iterations)
+
+
+def _factor(
+    where: str,
+    potential: Potential,
+    pattern: Pattern,
+    y: Tensor,
+    scenes: Sequence[int],
+    progress: Tensor,
+    settings: NewtonSettings,
+    info: NewtonInfo,
+) -> tuple[Blocks, Factor]:
+    """Exact Hessian and its factor where positive definite, else projected, else also shifted."""
+    if settings.linear == "cg":
+        # The solve need not be better than the step it serves (Eisenstat & Walker 1996).
+        tol = min(1e-2, 0.1 * float(progress.max()))
+        info.factorizations += 1
+        blocks = potential.blocks(y, True)
+        return blocks, factorize(blocks, pattern, "cg", max(tol, 1e-10))
+    blocks = potential.blocks(y, False)
+    factor = factorize(blocks, pattern, settings.linear, scenes=scenes)
+    info.factorizations += 1
+    if bool(factor.positive[scenes].all()):
+        return blocks, factor
+    info.projections += 1
+    blocks = potential.blocks(y, True)
+    shift = 0.0
+    for _ in range(8):
+        shifted = dataclasses.replace(blocks, diagonal=blocks.diagonal + shift)
+        factor = factorize(shifted, pattern, settings.linear, scenes=scenes)
+        info.factorizations += 1
+        if bool(factor.positive[scenes].all()):
+            return shifted, factor
+        shift = max(100 * shift, 1e-9 * float(_diagonal(blocks, y).max()))
+    fix = "Fix rigid motions by a handle, or give the scene inertia (a scheme other than static)"
+    got = f"a singular one at iteration {info.iterations}"
+    raise ConvergenceError(
+        message(where, "a regular Hessian", got, fix), iterations=info.iterations
+    )
+
+
+def _diagonal(blocks: Blocks, y: Tensor) -> Tensor:
+    """|H_ii| summed over blocks, (B, N, 3)."""
+    out = blocks.diagonal.reshape(-1, 1).expand(-1, 3).clone()
+    for stencil, local in (*blocks.fixed, *blocks.moving):
+        own = local.diagonal(dim1=1, dim2=2).abs().reshape(-1, 3)
+        out.index_add_(0, stencil.reshape(-1), own)
+    return out.view_as(y)
+
+
+def _failure(where, why, norm, active, settings, info) -> ConvergenceError:
+    worst = float(torch.where(active, norm, 0.0).max())
+    got = f"{why}{worst:.3e} N in {int(active.sum())} of {len(norm)} scenes "
+    got += f"after {info.iterations} iterations"
+    fix = "Lower dt or slow the handles; raise max_iterations or tol where that is what you need"
+    text = message(where, f"‖residual‖ <= {settings.tol:.1e} N", got, fix)
+    return ConvergenceError(text, iterations=info.iterations, residual=worst, tol=settings.tol)

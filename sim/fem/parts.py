@@ -1,0 +1,348 @@
+"""Parts of a scene: solids of tetrahedra, sheets of triangles, rods of segments.
+
+A part names its material and its cells, and turns parameters and rest positions X into what its
+elements read. Parameters are numbers or tensors that broadcast to (B, S), one per cell.
+
+    Sheet: membrane energy h ψ, rigidity D = k_bend E h³ / 12(1 − ν²)
+    Rod:   circular section of radius r, EA = E π r², B = k_bend E π r⁴ / 4
+    all:   lumped masses ρ V/(d + 1) per corner; viscous stress 2 η ε̇ (a sheet also bends viscously)
+
+Differentiable in all parameters and in X.
+Source: Grinspun et al. 2003; Bergou et al. 2008; Sifakis & Barbič 2012.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core.errors import InputError, message
+from .bending import hinge_angle
+from .densities import DENSITIES, lame
+from .elements import Bends, Element, Hinges, Simplices, Stencils
+
+__all__ = ["Part", "Rod", "Sheet", "Solid"]
+
+Values = dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """Base: cells of dimension d over the points of the scene."""
+
+    name: str
+    """Key in `params`."""
+    cells: Tensor
+    """Points of every cell, integers (S, d + 1)."""
+    E: float | Tensor
+    """Young's modulus [Pa]."""
+    rho: float | Tensor
+    """Density [kg/m³]."""
+    eta: float | Tensor = 0.0
+    """Viscosity [Pa s]; none."""
+    law: str = ""
+    """Energy density, a name in `DENSITIES`."""
+
+    dim: ClassVar[int]
+    names: ClassVar[tuple[str, ...]]
+    """Parameters."""
+    positive: ClassVar[tuple[str, ...]] = ("E", "rho", "h", "r")
+
+    def __post_init__(self) -> None:
+        cells = torch.as_tensor(self.cells)
+        object.__setattr__(self, "cells", cells)
+        fits = cells.ndim == 2 and cells.shape[0] > 0 and cells.shape[1] == self.dim + 1
+        if not fits or cells.is_floating_point():
+            expected = f"cells: integers (S, {self.dim + 1})"
+            raise InputError(message(self.where, expected, cells, "Give points per cell"))
+        object.__setattr__(self, "cells", cells.long())
+        known = [name for name, law in DENSITIES.items() if self.dim in law.dims]
+        if self.law not in known:
+            raise InputError(message(self.where, f"law out of {known}", self.law, "Choose one"))
+
+    @property
+    def where(self) -> str:
+        return f"{type(self).__name__} {self.name!r}"
+
+    @functools.cached_property
+    def stencils(self) -> Stencils:
+        return Stencils(self.cells)
+
+    def default_params(self) -> dict[str, Any]:
+        """Parameters by name."""
+        return {name: getattr(self, name) for name in self.names}
+
+    def validate(self, p: Values) -> None:
+        """Raise `InputError` for values without meaning."""
+        for name, value in p.items():
+            low = 0.0 if name in self.positive else -math.inf if name == "nu" else 0.0
+            bad = value <= low if name in self.positive or name == "nu" else value < low
+            if name == "nu":
+                bad = (value <= -1) | (value >= (0.5 if self.dim == 3 else 1.0))
+            if bool(bad.any()) or not bool(torch.isfinite(value).all()):
+                want = {"nu": f"-1 < nu < {0.5 if self.dim == 3 else 1.0}"}
+                want = want.get(name, f"{name} {'>' if name in self.positive else '>='} 0")
+                got = value[bad][0] if bool(bad.any()) else "a value that is not finite"
+                raise InputError(message(f"params of {self.where}", want, got, "Correct it"))
+
+    def prepare(self, p: Values, X: Tensor) -> Values:
+        """What elements read, each (1 or B, ...), from parameters (1 or B, S) and X (1 or B, N, 3).
+
+        Always holds "measure", the rest measure of cells (1 or B, S), and "density", mass per measure.
+        """
+        raise NotImplementedError
+
+    def terms(
+        self, c: Values, scenes: int, points: int, tau: float, x_start: Tensor, bent: Tensor | None
+    ) -> list[Element]:
+        """Elements with coefficients c; `bent` (B, H) replaces the rest angles of hinges."""
+        raise NotImplementedError
+
+    def shape_gradients(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """G [1/m] (b, S, d + 1, d) and rest measure (b, S) of the cells.
+
+        Raises:
+            InputError: a cell without, or (tetrahedra) with negative measure.
+        """
+        corners = X[:, self.cells.to(X.device)]
+        D = (corners[..., 1:, :] - corners[..., :1, :]).mT  # columns are edges
+        if self.dim < 3:
+            D = _flatten(D)
+        measure = torch.linalg.det(D) / math.factorial(self.dim)
+        size = D.detach().square().sum((-2, -1)).sqrt() ** self.dim
+        bad = ~(measure > 1e-12 * size)
+        if bool(bad.any()):
+            first = int(bad.nonzero()[0, 1])
+            got = f"{int(bad.sum())} without, the first is cell {first} ({self.cells[first].tolist()})"
+            fix = "Order corners so that the determinant is positive, and remove degenerate cells"
+            raise InputError(message(self.where, "cells of positive rest measure", got, fix))
+        inner = torch.linalg.inv(D)
+        return torch.cat((-inner.sum(-2, keepdim=True), inner), dim=-2), measure
+
+    def simplices(
+        self, c: Values, scenes: int, points: int, tau: float, x_start: Tensor
+    ) -> Simplices:
+        """The term of the cells themselves."""
+        names = ("EA",) if self.dim == 1 else ("mu", "lam")
+        rate = c["eta"] / tau if "eta" in c else None
+        return Simplices(
+            self.stencils, scenes, points, self.law, c["measure"], c["shape"],
+            {name: c[name] for name in names}, rate, x_start,
+        )  # fmt: skip
+
+
+def _flatten(D: Tensor) -> Tensor:
+    """Edges (..., 3, d) in coordinates of their own span, upper triangular (..., d, d), d = 1, 2."""
+    first = D[..., 0]
+    length = first.square().sum(-1).sqrt()
+    if D.shape[-1] == 1:
+        return length[..., None, None]
+    along = first / length.unsqueeze(-1)
+    second = D[..., 1]
+    across = torch.linalg.cross(along, second).square().sum(-1)
+    # The root of zero has no derivative; a degenerate triangle is reported by its measure.
+    across = torch.where(across > 0, across, torch.finfo(D.dtype).tiny).sqrt()
+    rows = (length, (along * second).sum(-1), torch.zeros_like(length), across)
+    return torch.stack(rows, dim=-1).unflatten(-1, (2, 2))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Solid(Part):
+    """Tetrahedra of an elastic material."""
+
+    nu: float | Tensor
+    """Poisson's ratio [-], below 0.5."""
+    law: str = "stable_neo_hookean"
+
+    dim: ClassVar[int] = 3
+    names: ClassVar[tuple[str, ...]] = ("E", "nu", "rho", "eta")
+
+    def prepare(self, p, X):
+        shape, volume = self.shape_gradients(X)
+        c = {"shape": shape, "measure": volume, "density": p["rho"], **lame(p["E"], p["nu"], 3)}
+        return c | ({"eta": p["eta"]} if _used(p["eta"]) else {})
+
+    def terms(self, c, scenes, points, tau, x_start, bent):
+        return [self.simplices(c, scenes, points, tau, x_start)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Sheet(Part):
+    """Triangles of a thin plate: membrane and hinges."""
+
+    nu: float | Tensor
+    """Poisson's ratio [-]."""
+    h: float | Tensor
+    """Thickness [m]."""
+    k_bend: float | Tensor = 1.0
+    """Rigidity relative to that of a plate of this thickness [-]: paper is not homogeneous."""
+    law: str = "st_venant"
+    bending: bool = True
+    """Whether edges between triangles are hinges."""
+
+    dim: ClassVar[int] = 2
+    names: ClassVar[tuple[str, ...]] = ("E", "nu", "h", "rho", "k_bend", "eta")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bending:
+            object.__setattr__(self, "hinges", _hinges(self.where, self.cells))
+
+    hinges: Any = dataclasses.field(default=None, init=False, repr=False)
+    """Points (H, 4): ends of the edge, then the corner to its left and to its right; and the two
+    triangles (H, 2)."""
+
+    @property
+    def hinge_count(self) -> int:
+        return len(self.hinges[0]) if self.bending else 0
+
+    @functools.cached_property
+    def hinge_stencils(self) -> Stencils:
+        return Stencils(self.hinges[0])
+
+    def prepare(self, p, X):
+        shape, area = self.shape_gradients(X)
+        h = p["h"]
+        plane = {name: h * value for name, value in lame(p["E"], p["nu"], 2).items()}
+        c = {"shape": shape, "measure": area, "density": p["rho"] * h, **plane}
+        used = _used(p["eta"])
+        if used:
+            c["eta"] = h * p["eta"]
+        if not self.hinge_count:
+            return c
+        points, faces = (t.to(X.device) for t in self.hinges)
+        corners = X[:, points]
+        edge = (corners[..., 1, :] - corners[..., 0, :]).square().sum(-1)
+
+        # Rigidities of both triangles weigh as their areas: k = Σ D A |e|² / (A₁ + A₂)².
+        def weigh(rigidity: Tensor) -> Tensor:
+            total = area[:, faces].sum(-1)
+            mean = (rigidity * area)[:, faces].sum(-1) / total
+            return mean * edge / total
+
+        bend = p["k_bend"] * h**3 / 12
+        c["k_hinge"] = weigh(bend * p["E"] / (1 - p["nu"] ** 2))
+        c["angle"] = hinge_angle(corners)
+        if used:
+            c["eta_hinge"] = weigh(2 * bend * p["eta"])
+        return c
+
+    def terms(self, c, scenes, points, tau, x_start, bent):
+        terms: list[Element] = [self.simplices(c, scenes, points, tau, x_start)]
+        if self.hinge_count:
+            rate = c["eta_hinge"] / tau if "eta_hinge" in c else None
+            angle = c["angle"] if bent is None else bent
+            terms.append(
+                Hinges(self.hinge_stencils, scenes, points, c["k_hinge"], angle, rate, x_start)
+            )
+        return terms
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Rod(Part):
+    """Segments of an elastic rod, chained where they share a point; without twist."""
+
+    r: float | Tensor
+    """Radius of the section [m]."""
+    k_bend: float | Tensor = 1.0
+    """Rigidity relative to that of a full section [-]: ropes have less."""
+    law: str = "spring"
+
+    dim: ClassVar[int] = 1
+    names: ClassVar[tuple[str, ...]] = ("E", "r", "rho", "k_bend", "eta")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "bends", _bends(self.where, self.cells))
+
+    bends: Any = dataclasses.field(default=None, init=False, repr=False)
+    """Points in a row (H, 3), and their segments (H, 2)."""
+
+    @functools.cached_property
+    def bend_stencils(self) -> Stencils:
+        return Stencils(self.bends[0])
+
+    def prepare(self, p, X):
+        shape, length = self.shape_gradients(X)
+        section = math.pi * p["r"] ** 2
+        c = {"shape": shape, "measure": length, "density": p["rho"] * section}
+        c["EA"] = p["E"] * section
+        if _used(p["eta"]):
+            c["eta"] = 1.5 * section * p["eta"]  # uniaxial stress is 3 η ε̇
+        points, segments = (t.to(X.device) for t in self.bends)
+        if len(points):
+            B = p["k_bend"] * p["E"] * section**2 / (4 * math.pi)
+            total = length[:, segments].sum(-1)
+            mean = (B * length)[:, segments].sum(-1) / total
+            c["k_bend"] = 2 * mean / total
+            c["curvature"] = _rest_curvature(X[:, points])
+        return c
+
+    def terms(self, c, scenes, points, tau, x_start, bent):
+        terms: list[Element] = [self.simplices(c, scenes, points, tau, x_start)]
+        if "k_bend" in c:
+            terms.append(Bends(self.bend_stencils, scenes, points, c["k_bend"], c["curvature"]))
+        return terms
+
+
+def _rest_curvature(x: Tensor) -> Tensor:
+    """2 tan(φ/2) of rest stencils; exactly 0 below 1e-6, where its root is not differentiable."""
+    e, f = (x[..., i + 1, :] - x[..., i, :] for i in (0, 1))
+    e, f = (v / v.square().sum(-1, keepdim=True).sqrt() for v in (e, f))
+    gap = 0.5 * (e - f).square().sum(-1)
+    straight = gap < 1e-12
+    q = torch.where(straight, 1.0, 4 * gap / (2 - gap))
+    return torch.where(straight, 0.0, q.sqrt())
+
+
+def _used(value: Tensor) -> bool:
+    """Whether a process takes place: not zero, or differentiated at zero."""
+    return value.requires_grad or bool((value != 0).any())
+
+
+def _hinges(where: str, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of triangles over a common edge, (H, 4) points and (H, 2) triangles."""
+    sides: dict[tuple[int, int], list[tuple[int, int, bool]]] = {}
+    for number, cell in enumerate(cells.tolist()):
+        for k in range(3):
+            a, b, opposite = cell[k], cell[(k + 1) % 3], cell[(k + 2) % 3]
+            sides.setdefault((min(a, b), max(a, b)), []).append((number, opposite, a < b))
+    points, faces = [], []
+    for (a, b), found in sides.items():
+        if len(found) > 2:
+            got = f"edge {(a, b)} of {len(found)} triangles"
+            fix = "Split the sheet there, or set bending=False"
+            raise InputError(message(where, "a manifold mesh for hinges", got, fix))
+        if len(found) == 2:
+            (f1, p1, forward1), (f2, p2, forward2) = found
+            if forward1 == forward2:
+                got = f"triangles {f1} and {f2} that turn opposite ways"
+                fix = "Orient neighbours alike, or set bending=False"
+                raise InputError(message(where, "an oriented mesh for hinges", got, fix))
+            # e × (x₂ − x₀) is the normal of the triangle that runs a → b.
+            left, right = ((f1, p1), (f2, p2)) if forward1 else ((f2, p2), (f1, p1))
+            points.append((a, b, left[1], right[1]))
+            faces.append((left[0], right[0]))
+    return torch.tensor(points).reshape(-1, 4).long(), torch.tensor(faces).reshape(-1, 2).long()
+
+
+def _bends(where: str, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of segments over a common point, (H, 3) points and (H, 2) segments."""
+    ends: dict[int, list[tuple[int, int]]] = {}
+    for number, (a, b) in enumerate(cells.tolist()):
+        ends.setdefault(a, []).append((number, b))
+        ends.setdefault(b, []).append((number, a))
+    points, segments = [], []
+    for middle, found in ends.items():
+        if len(found) > 2:
+            got = f"point {middle} of {len(found)} segments"
+            raise InputError(message(where, "rods without forks", got, "Make forks of solids"))
+        if len(found) == 2:
+            points.append((found[0][1], middle, found[1][1]))
+            segments.append((found[0][0], found[1][0]))
+    return torch.tensor(points).reshape(-1, 3).long(), torch.tensor(segments).reshape(-1, 2).long()

@@ -1,0 +1,253 @@
+"""Implicit deformable bodies behind the solver contract.
+
+    m (v' − v)/dt = −∂E/∂x(x') + m g − m c v' + f,    x' = x + dt v'            "euler"
+
+Every scheme is one minimization over positions y (`schemes.py`), solved by Newton's method to a residual
+in newtons, and differentiated by one solve with the exact Hessian at the solution:
+
+    H λ = ∂L/∂y,      ∂L/∂θ = −(∂r/∂θ)ᵀ λ      for everything θ that the residual r depends on
+
+Source: Martin et al. 2011 (incremental potential); Li et al. 2020 (IPC); Blondel et al. 2022 (adjoint).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..core.errors import InputError, check_finite, message
+from ..core.implicit import Solution, SolveInfo, implicit_solve
+from ..core.poses import integrate_pose
+from ..core.rotations import inverse, multiply, rotate
+from ..core.state import Params
+from .adjoint import HessianSolver, StepResidual
+from .assembly import LINEAR, Pattern
+from .model import FEMControl, FEMModel, FEMState
+from .newton import NewtonInfo, NewtonSettings, newton
+from .prepare import PreparedFEM, prepare
+from .schemes import SCHEMES, finish, start_of
+
+__all__ = ["FEMConfig", "SolverFEM"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FEMConfig:
+    """Numerical settings of the solver."""
+
+    dt: float = 5e-3
+    """Step [s]; controls are constant within it."""
+    scheme: Literal["euler", "bdf2", "midpoint", "static"] = "euler"
+    """euler: first order, damps; bdf2: second order, damps little; midpoint: second order, keeps energy,
+    no contact; static: equilibrium in every step, no inertia."""
+    tol: float = 1e-6
+    """‖residual‖₂ on the free points of every scene [N], plus what rounding of positions makes of it."""
+    max_iterations: int = 100
+    """Newton directions per solve."""
+    linear: Literal["sparse", "dense", "cg"] = "sparse"
+    """sparse: LU on the CPU; dense: Cholesky, batched, good on GPUs and below 300 unknowns; cg: no
+    matrix, 3×3 block preconditioner, CPU and GPU."""
+    lags: int = 1
+    """Solves per step; each takes the friction's normal forces from the one before."""
+
+
+class SolverFEM:
+    """Steps a `FEMModel`; one instance serves any batch size and device, in float64.
+
+    Differentiable in the state (positions, velocities, poses, rest angles), the controls (twists,
+    forces) and every parameter, rest positions included; once.
+
+    Args:
+        model: the scene.
+        config: numerical settings.
+
+    Raises:
+        InputError: settings out of range, contact with a scheme that does not know it.
+    """
+
+    def __init__(self, model: FEMModel, config: FEMConfig | None = None) -> None:
+        self.model = model
+        self.config = config = config or FEMConfig()
+        if not 0 < config.dt < math.inf or not config.tol > 0 or config.lags < 1:
+            got = f"dt={config.dt}, tol={config.tol}, lags={config.lags}"
+            raise InputError(
+                message("SolverFEM", "dt > 0 s, tol > 0 N, lags >= 1", got, "Correct it")
+            )
+        if config.scheme not in SCHEMES or config.linear not in LINEAR:
+            got = f"scheme={config.scheme!r}, linear={config.linear!r}"
+            expected = f"scheme out of {SCHEMES}, linear out of {LINEAR}"
+            raise InputError(message("SolverFEM", expected, got, "Correct the names"))
+        if config.scheme == "midpoint" and model.contacts:
+            fix = "Use euler or bdf2: the end of a midpoint step is extrapolated and may penetrate"
+            raise InputError(message("SolverFEM", "no contact with midpoint", "contacts", fix))
+        self.newton = NewtonInfo()
+        """What the last step's Newton iteration did."""
+        self.adjoint = SolveInfo()
+        """What the last adjoint solve did."""
+
+    @property
+    def step_time(self) -> float:
+        """Duration of one step [s]."""
+        return self.config.dt
+
+    @functools.cached_property
+    def pattern(self) -> Pattern:
+        """Sparsity of the elements."""
+        X, dummy = self.model.X[None], self.prepare(None, self.model.initial_state())
+        terms = dummy.terms(self.model, 1, self.config.dt, X, None)
+        return Pattern([t.stencils.rows for t in terms], self.model.free, self.model.point_count)
+
+    def default_params(self) -> dict[str, dict[str, Any]]:
+        """The parameters of the model, in the form `step` takes."""
+        return self.model.default_params()
+
+    def prepare(self, params: Params | PreparedFEM | None, state: FEMState) -> PreparedFEM:
+        """Check parameters and turn them into what elements read; call once per rollout.
+
+        Args:
+            params: values that replace the model's, `{part: {name: number or tensor (B, S)}}`,
+                `{contact: {name: number or (B,)}}`, `{"scene": {"X": (N, 3) or (B, N, 3),
+                "gravity": (3,) or (B, 3), "drag": number or (B,)}}`.
+            state: any state of the rollout.
+
+        Raises:
+            InputError: unknown name, wrong shape, value without meaning, inverted rest cell.
+        """
+        if isinstance(params, PreparedFEM):
+            return params
+        self.check_state(state)
+        return prepare(self.model, params or {}, state.batch_size, state.x)
+
+    def step(
+        self,
+        state: FEMState,
+        control: FEMControl | None = None,
+        params: Params | PreparedFEM | None = None,
+    ) -> FEMState:
+        """Advance by dt.
+
+        Args:
+            state: B scenes.
+            control: twists of the handles and forces on points.
+            params: as in `prepare`, or its result.
+
+        Raises:
+            ConvergenceError: Newton's method missed `tol`.
+            StateError, InputError: values not finite, inverted elements at the start.
+
+        Differentiable in state, control and params.
+        """
+        model, config = self.model, self.config
+        control = control or FEMControl()
+        prepared = self.prepare(params, state)
+        self.check_state(state)
+        self.check_control(control, state)
+        B, h = state.batch_size, config.dt
+        scheme = start_of(config.scheme, state, prepared, h, control.force)
+        twist = torch.zeros_like(state.pose[..., :6]) if control.twist is None else control.twist
+        pose = integrate_pose(state.pose, twist, h, 1)[1]
+        half = integrate_pose(state.pose, twist, scheme.span, 1)[1]
+        points, owner = (t.to(state.x.device) for t in model.driven)
+        follow = functools.partial(_follow, state.x[:, points], state.pose[:, owner])
+        needs_start = bool(model.contacts) or prepared.viscous
+        theta: dict[str, Any] = {
+            "weight": scheme.weight.expand(B, model.point_count),
+            "load": scheme.load,
+            "driven": follow(half[:, owner]),
+            "x_start": state.x if needs_start else None,
+            "pose_start": state.pose if model.contacts else None,
+            "pose_end": pose if model.contacts else None,
+            "bent": state.theta_ref,
+            "parts": prepared.parts,
+            "contacts": prepared.contacts,
+        }
+        y = state.x
+        self.newton = NewtonInfo()
+        for _ in range(config.lags if model.contacts else 1):
+            y = self._solve(theta | {"x_lag": y if model.contacts else None}, state, y, scheme.span)
+        return finish(config.scheme, state, y, scheme, pose, points, follow(pose[:, owner]), h)
+
+    def _solve(self, theta: dict[str, Any], state: FEMState, guess: Tensor, span: float) -> Tensor:
+        """Positions (B, N, 3) with r = 0 on the free points."""
+        model, config = self.model, self.config
+        points, free = model.driven[0].to(guess.device), model.free.to(guess.device)
+        settings = NewtonSettings(config.tol, config.max_iterations, config.linear)
+        residual = StepResidual(model, self.pattern, theta, span, config.linear)
+
+        def solve(_, x0, frozen):
+            potential = residual.potential(frozen)
+            start = guess.detach()
+            goal = frozen["driven"]
+            y = newton(
+                "SolverFEM.step",
+                potential,
+                self.pattern,
+                start,
+                points,
+                goal,
+                settings,
+                self.newton,
+            )
+            return Solution(y[:, free], iterations=self.newton.iterations)
+
+        if not len(free):
+            return residual.join(guess[:, free], theta["driven"])
+        found = implicit_solve(
+            residual,
+            solve,
+            guess.detach()[:, free],
+            theta,
+            structure="symmetric",
+            adjoint_solver=HessianSolver(residual),
+            tol=math.inf,  # `newton` has judged the residual
+            batch_dims=1,
+            info=self.adjoint,
+        )
+        return residual.join(found, theta["driven"])
+
+    def check_state(self, state: FEMState) -> None:
+        """Raise unless the state fits the model and is finite."""
+        model, B = self.model, state.batch_size
+        x = state.x
+        if x.dtype != torch.float64:
+            fix = "Convert the state by state.to(torch.float64)"
+            raise InputError(message("SolverFEM", "float64", str(x.dtype), fix))
+        shape = (B, model.point_count, 3)
+        expected: dict[str, tuple[int, ...]] = {"x": shape, "v": shape}
+        expected |= {"pose": (B, len(model.handles), 7)}
+        expected |= {n: shape for n in ("x_prev", "v_prev") if getattr(state, n) is not None}
+        if state.theta_ref is not None:
+            expected["theta_ref"] = (B, model.hinge_count)
+        for name, want in expected.items():
+            fix = "Start from model.initial_state(batch_size)"
+            _check_tensor(f"SolverFEM: state.{name}", getattr(state, name), want, x, fix)
+        check_finite("SolverFEM", **state.tensors())
+
+    def check_control(self, control: FEMControl, state: FEMState) -> None:
+        """Raise unless the control fits the model and is finite."""
+        B, shapes = state.batch_size, {}
+        shapes["twist"] = (B, len(self.model.handles), 6)
+        shapes["force"] = (B, self.model.point_count, 3)
+        for name, shape in shapes.items():
+            value = getattr(control, name)
+            if value is not None:
+                where = f"SolverFEM.step: control.{name}"
+                _check_tensor(where, value, shape, state.x, "Give one row per scene")
+                check_finite(where, **{name: value})
+
+
+def _follow(x: Tensor, pose: Tensor, moved: Tensor) -> Tensor:
+    """Points (B, n, 3) that a pose (B, n, 7) carries along to another."""
+    turn = multiply(moved[..., 3:], inverse(pose[..., 3:]))
+    return moved[..., :3] + rotate(turn, x - pose[..., :3])
+
+
+def _check_tensor(where: str, got: Tensor, shape: tuple[int, ...], like: Tensor, fix: str) -> None:
+    fits = tuple(got.shape) == shape and got.dtype == like.dtype and got.device == like.device
+    if not fits:
+        expected = f"shape {shape} {like.dtype} on {like.device}"
+        raise InputError(message(where, expected, got, fix))
