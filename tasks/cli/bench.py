@@ -69,20 +69,13 @@ def tasks(
         settings = checked(settings)
         if resume is None:
             folder = RunFolder.new(out, "bench", "bench tasks", to_dict(settings))
-        first = f"{settings.methods[0]}-0"
 
-        def report(done: int, count: int, name: str, event: dict[str, Any] | None) -> None:
+        def report(done: int, count: int, name: str, event: dict[str, Any]) -> None:
             bars.update(total, description="searches", completed=done, total=count)
-            if event is None:
-                bars.reset(present, description=name, total=None, note="", visible=True)
-                return
-            by_iteration = settings.simulator_steps is None and name.endswith(f"/{first}")
-            bars.update(
-                present,
-                completed=event["iteration" if by_iteration else "steps"],
-                total=settings.iterations if by_iteration else settings.simulator_steps,
-                note=f"loss {event['loss']:.3g}",
-            )
+            note = f"loss {event['loss']:.3g}" if "loss" in event else ""
+            if not note:
+                bars.reset(present, description=name, visible=True)
+            bars.update(present, completed=event["progress"], total=event["total"], note=note)
 
         table = bench(settings, folder, report)
         bars.update(total, completed=len(table["rows"]), total=len(table["rows"]))
@@ -93,10 +86,13 @@ def tasks(
 def _show(rows: list[dict[str, Any]]) -> None:
     from ..runs.bench_pictures import HEADER, RIGHT, text_rows
 
-    shown = Table(box=None, pad_edge=False)
-    chosen = [k for k, name in enumerate(HEADER) if name not in ("ends at", "wall [s]")]
+    shown = Table(box=None, pad_edge=False, padding=(0, 1))
+    several = any(row["seed"] for row in rows)
+    hidden = {"ends at", "wall [s]"} | (set() if several else {"seed"})  # 80 columns are few
+    chosen = [k for k, name in enumerate(HEADER) if name not in hidden]
     for k in chosen:
-        shown.add_column(escape(HEADER[k]), justify="right" if k in RIGHT else "left", no_wrap=True)
+        name = HEADER[k].removeprefix("simulator ")
+        shown.add_column(escape(name), justify="right" if k in RIGHT else "left", no_wrap=True)
     before = ""
     for text in text_rows(rows):
         style = "bold" if text[3] == "yes" else "red" if text[3] == "failed" else None

@@ -7,7 +7,7 @@
 
 Searches run one after the other, because they are timed. The first of a task runs `iterations`; all
 others may spend the simulator steps that it has used. A search that raises becomes a row with its
-error, and the next one begins.
+error, and the next one begins. Whoever removes the folder of a search has it done again on resuming.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ __all__ = ["bench", "checked", "reference"]
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[int, int, str, "dict[str, Any] | None"], None]
+Report = Callable[[int, int, str, "dict[str, Any]"], None]
+Key = tuple[str, str, int]
 SAME_FOR_ALL_SEEDS = ("gradient", "lbfgs", "continuation")
 """Methods that draw nothing at random, unless their settings ask for it."""
 
@@ -62,7 +63,7 @@ class Cell:
     """Whether its simulator steps are those of the task's other searches."""
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         return self.task, self.method, self.seed
 
     @property
@@ -102,28 +103,28 @@ def checked(config: BenchConfig) -> BenchConfig:
 
 
 def bench(config: BenchConfig, folder: RunFolder, report: Report | None = None) -> dict[str, Any]:
-    """Run what the folder's table lacks, failed searches included; returns the table.
+    """Run what the folder lacks, failed searches included; returns the table.
 
     Args:
         config: As `checked` returns it.
         folder: Of a new or an earlier run.
-        report: Called with the searches done, their number, the name of the present one, and its
-            iteration as `optimize` reports it (None at its begin).
+        report: Called with the searches done, their number, the name of the present one, and a
+            dictionary: "progress" and "total", and after each iteration what `optimize` reports.
 
     Raises:
         Interrupted: on Ctrl-C; the search under way has saved its last iteration.
         OSError: the cluster does not answer.
     """
     todo = list(_cells(config))
-    table = _Table(folder.path / "table.json", [cell.key for cell in todo])
-    with folder.metrics() as metrics, _cluster(config.cluster) as cluster:
-        spent = _Spent(Metrics.read(folder.path / "metrics.jsonl"), metrics)
+    there = {cell.key for cell in todo if (folder.path / cell.name).is_dir()}
+    table = _Table(folder.path / "table.json", [cell.key for cell in todo], there)
+    sittings = Metrics(folder.path / "metrics.jsonl", keep=lambda row: _key(row) in there)
+    with sittings, _cluster(config.cluster) as cluster:
+        spent = _Spent(Metrics.read(folder.path / "metrics.jsonl"), sittings)
         done = len([cell for cell in todo if table.has(cell.key)])
         for k, cell in enumerate(todo):
             if table.has(cell.key):
                 continue
-            if report:
-                report(done, len(todo), cell.name, None)
 
             def step(event: dict[str, Any], done: int = done, name: str = cell.name) -> None:
                 if report:
@@ -185,6 +186,10 @@ def _measure(
         idle = torch.zeros(task.horizon, task.action_size)
         row["do_nothing"] = reference(task, idle)
         row["start"] = start = reference(task, task.initial_actions())
+        limits = _budget(cell, config, table)
+        ((limit, total),) = limits.items()
+        counter = "iteration" if limit == "iterations" else "steps"
+        step({"progress": 0, "total": total})
         settings = PlanConfig(
             task=cell.task,
             method=cell.method,
@@ -192,7 +197,7 @@ def _measure(
             seed=cell.seed,
             device=config.device,
             optimizer=row["options"],
-            **_budget(cell, config, table),
+            **limits,
         )
         place = folder.path / cell.name
         if (place / "config.toml").is_file():
@@ -202,9 +207,14 @@ def _measure(
             run = RunFolder(place, "optimize", to_dict(settings))
         with spent.sitting(cell.key):
             result = plan(
-                settings, run, resume=True, task=task, on_iteration=step, executor=executor,
+                settings,
+                run,
+                resume=True,
+                task=task,
+                on_iteration=lambda e: step({**e, "progress": e[counter], "total": total}),
+                executor=executor,
                 motion=False,
-            )  # fmt: skip
+            )
         row |= reference(task, result.actions)
         row["reduction"] = 1 - result.loss / start["loss"] if start["loss"] else None
         if result.unseen:
@@ -223,8 +233,8 @@ def _measure(
         return row | {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 
-def _budget(cell: Cell, config: BenchConfig, table: _Table) -> dict[str, int]:
-    """Limits of a search, as fields of `PlanConfig`."""
+def _budget(cell: Cell, config: BenchConfig, table: _Table) -> dict[str, Any]:
+    """The limit of a search, as a field of `PlanConfig`."""
     if config.simulator_steps is not None:
         return {"simulator_steps": config.simulator_steps}
     if cell.first:
@@ -260,7 +270,7 @@ class _Spent:
         self.rows, self.metrics = before, metrics
 
     @contextlib.contextmanager
-    def sitting(self, key: tuple[str, str, int]) -> Iterator[None]:
+    def sitting(self, key: Key) -> Iterator[None]:
         wall, cpu, ended = time.perf_counter(), _cpu_time(), "stopped"
         try:
             yield
@@ -271,8 +281,8 @@ class _Spent:
             self.rows.append(row)
             self.metrics.add(**row)
 
-    def total(self, key: tuple[str, str, int]) -> dict[str, float]:
-        rows = [r for r in self.rows if (r["task"], r["method"], r["seed"]) == key]
+    def total(self, key: Key) -> dict[str, float]:
+        rows = [r for r in self.rows if _key(r) == key]
         return {k: round(sum(r[k] for r in rows), 2) for k in ("wall_s", "cpu_s")}
 
 
@@ -283,21 +293,21 @@ def _cpu_time() -> float:
 
 
 class _Table:
-    """Rows by task, method and seed, in the order of the table, kept in a file."""
+    """Rows by task, method and seed, in the order of the table, kept in a file; it reads `known` ones."""
 
-    def __init__(self, path: Path, order: list[tuple[str, str, int]]) -> None:
+    def __init__(self, path: Path, order: list[Key], known: set[Key]) -> None:
         self.path, self.order = path, order
         rows = json.loads(path.read_text("utf-8"))["rows"] if path.is_file() else []
-        self.by_key = {(r["task"], r["method"], r["seed"]): r for r in rows}
+        self.by_key = {_key(r): r for r in rows if _key(r) in known}
 
-    def has(self, key: tuple[str, str, int]) -> bool:
+    def has(self, key: Key) -> bool:
         return key in self.by_key and "error" not in self.by_key[key]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         return [self.by_key[key] for key in self.order if key in self.by_key]
 
-    def add(self, key: tuple[str, str, int], row: dict[str, Any]) -> None:
+    def add(self, key: Key, row: dict[str, Any]) -> None:
         self.by_key[key] = _finite(row)
         content = self.content()
         head = json.dumps({k: v for k, v in content.items() if k != "rows"}, indent=1)
@@ -317,6 +327,10 @@ class _Table:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "rows": self.rows,
         }
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return row["task"], row["method"], row["seed"]
 
 
 def _finite(value: Any) -> Any:
