@@ -42,7 +42,7 @@ from .folder import Interrupted, RunFolder
 from .learning_config import PlanConfig
 from .planning import make_task, plan
 
-__all__ = ["bench", "checked", "reference"]
+__all__ = ["bench", "checked", "reference", "write_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +158,13 @@ def reference(task: Task, actions: torch.Tensor) -> dict[str, Any]:
     except (StateError, StabilityError) as error:
         return {"loss": None, "metrics": {}, "success": False, "error": str(error)}
     return {"loss": float(loss[0]), "metrics": metrics, "success": success}
+
+
+def write_table(path: Path, content: dict[str, Any]) -> None:
+    """Write {…, "rows": […]} as JSON with a line per row."""
+    head = json.dumps({k: v for k, v in content.items() if k != "rows"}, indent=1)
+    rows = ",\n".join(json.dumps(r) for r in content["rows"])
+    write_whole(path, f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n')
 
 
 def _cells(config: BenchConfig) -> Iterator[Cell]:
@@ -309,10 +316,7 @@ class _Table:
 
     def add(self, key: Key, row: dict[str, Any]) -> None:
         self.by_key[key] = _finite(row)
-        content = self.content()
-        head = json.dumps({k: v for k, v in content.items() if k != "rows"}, indent=1)
-        rows = ",\n".join(json.dumps(r) for r in content["rows"])
-        write_whole(self.path, f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n')
+        write_table(self.path, self.content())
 
     def content(self) -> dict[str, Any]:
         import warp
