@@ -4,6 +4,7 @@
 
 x* is the motion of the N particles of cream when the wafer waits, then runs in circles that narrow,
 sinks as the cream piles up, and comes to rest; r is 10 mm. The search starts with the wafer at rest.
+A horizon below `wait + circle` keeps the first part of all that.
 
 Cream and wafer are those of `icecream_static`; the wafer touches softly, so that cream which has not
 landed yet already has a gradient.
@@ -38,8 +39,10 @@ class IceCreamDynamicConfig(IceCreamConfig):
     """Substeps per action."""
     wait: int = 100
     """Actions during which the wafer stands still in the script."""
-    stop: int = 100
-    """Actions at the end during which the machine is closed."""
+    circle: int = 750
+    """Actions after that during which it circles; it comes to rest a little after the cream ends."""
+    pour: int = 800
+    """Actions during which cream flows."""
     circles: tuple[float, float] = (0.022, 0.006)
     """First and last radius of the circles [m]."""
     turns: float = 3.0
@@ -65,8 +68,7 @@ class IceCreamDynamic(IceCream):
         start = (MIDDLE + c.circles[0], MIDDLE, RIM + 0.042)
         nozzle = Collider(Cylinder(0.009, 0.01), start, name="nozzle")
         opening = (0.0, 0.0, -0.01 - 1.5 * c.dx)
-        time = (c.horizon - c.stop) * c.substeps * c.dt
-        cream = self.cream("nozzle", opening, time)
+        cream = self.cream("nozzle", opening, c.pour * c.substeps * c.dt)
         return MPMModel(self.box(0.15), [cream], colliders=[nozzle, self.wafer(c.softness)])
 
     def motions(self) -> tuple[Axis, ...]:
@@ -76,17 +78,16 @@ class IceCreamDynamic(IceCream):
 
     def script(self) -> Tensor:
         c = self.config
-        active = c.horizon - c.wait - c.stop // 2
-        s = torch.linspace(0, 1, active + 1, dtype=torch.float64)
+        s = torch.linspace(0, 1, c.circle + 1, dtype=torch.float64)
         s = (s - s.pow(6) / 6) / (1 - 1 / 6)  # slows down to a stop
         first, last = c.circles
         r = (first**2 + (last**2 - first**2) * s).sqrt()
         angle = 2 * math.pi * c.turns * (first - r) / (first - last)
         # The nozzle circles over the wafer when the wafer circles the other way.
         place = torch.stack((-r * angle.cos(), -r * angle.sin(), -c.sink * s), -1)
-        actions = place.new_zeros(c.horizon, 3)
-        actions[c.wait : c.wait + active] = place.diff(dim=0) / (c.substeps * c.dt)
-        return actions.float().clamp(-c.speed, c.speed)
+        actions = place.new_zeros(max(c.horizon, c.wait + c.circle), 3)
+        actions[c.wait : c.wait + c.circle] = place.diff(dim=0) / (c.substeps * c.dt)
+        return actions[: c.horizon].float().clamp(-c.speed, c.speed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +98,10 @@ class IceCreamDynamicNanoConfig(IceCreamDynamicConfig):
     """Actions per episode; 0.54 s."""
     wait: int = 10
     """Actions during which the wafer stands still in the script."""
-    stop: int = 14
-    """Actions at the end during which the machine is closed."""
+    circle: int = 43
+    """Actions after that during which it circles."""
+    pour: int = 46
+    """Actions during which cream flows."""
     dx: float = 7.5e-3
     """Grid spacing [m]."""
     spacing: float = 4e-3

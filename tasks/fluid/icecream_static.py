@@ -186,9 +186,9 @@ class IceCreamStatic(IceCream):
         r = (first**2 + (last**2 - first**2) * s).sqrt() if turns else torch.full_like(s, first)
         angle = 2 * math.pi * turns * (first - r) / (first - last)
         path = torch.stack((r * angle.cos(), r * angle.sin(), c.rise * s), -1)
-        actions = path.new_zeros(c.horizon, 3)
+        actions = path.new_zeros(max(c.horizon, c.pour), 3)
         actions[: c.pour] = path.diff(dim=0) / (c.substeps * c.dt)
-        return actions.float().clamp(-c.speed, c.speed)
+        return actions[: c.horizon].float().clamp(-c.speed, c.speed)
 
     def script(self) -> Tensor:
         return self._path(self.config.turns)

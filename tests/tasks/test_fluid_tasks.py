@@ -35,12 +35,15 @@ def test_a_spec_size_exists_beside_each_nano_size():
     assert all(name.removesuffix("-nano") in TASKS for name in NANO)
 
 
-def test_gradient_of_a_short_rollout(task):
+def test_gradient_of_a_short_rollout(task, monkeypatch):
+    """What flows tells the first action; the cost of leaving a range, which always would, is off."""
+    monkeypatch.setattr(task, "excess", lambda state: 0 * task.action_limit, raising=False)
     actions = some_actions(task).requires_grad_()
     loss = task.total_loss(actions)
     loss.sum().backward()
     assert bool(torch.isfinite(loss).all())
-    assert bool(torch.isfinite(actions.grad).all()) and bool((actions.grad != 0).any())
+    assert bool(torch.isfinite(actions.grad).all()) and bool((actions.grad[0, 0] != 0).all())
+    assert float((actions.grad * task.action_limit).norm()) > 0.01 * float(loss.detach())
 
 
 def test_shapes_and_do_nothing(task):
@@ -69,6 +72,7 @@ def test_gradient_against_differences(task):
     with torch.no_grad():
         high, low = (float(task.total_loss(actions + s * eps * direction)) for s in (1, -1))
     predicted = float((actions.grad * direction).sum())
+    assert abs(predicted) > 1e-6 * abs(high)  # or nothing is compared
     # Differences: truncation ~ eps² and round-off 1e-16/eps relative to the loss.
     assert predicted == pytest.approx((high - low) / (2 * eps), rel=1e-4, abs=1e-9 * abs(high))
 
@@ -82,6 +86,18 @@ def test_objectives_without_identity(objective):
     assert bool(torch.isfinite(actions.grad).all()) and bool((actions.grad != 0).any())
     with torch.no_grad():
         assert abs(float(task.total_loss(task.script()))) < 1e-3 * float(start.detach())
+
+
+@pytest.mark.parametrize("name", ["fluid/icecream-static", "fluid/icecream-dynamic"])
+@pytest.mark.parametrize("size", ["", "-nano"])
+def test_short_horizons_are_the_first_part(name, size):
+    whole = task_by_name(name + size)
+    for horizon in (whole.horizon // 2, 1, 8):
+        task = task_by_name(name + size, horizon=horizon)
+        assert torch.equal(task.script(), whole.script()[:horizon])
+        assert torch.equal(task.initial_actions(), whole.initial_actions()[:horizon])
+    with torch.no_grad():
+        assert size == "" or float(task.total_loss(task.script())) == 0.0
 
 
 def test_stops_cost_and_hold():
