@@ -113,7 +113,7 @@ def bench(config: BenchConfig, folder: RunFolder, report: Report | None = None) 
 
     Raises:
         Interrupted: on Ctrl-C; the search under way has saved its last iteration.
-        OSError: the cluster does not answer.
+        UsageError: the cluster does not answer.
     """
     todo = list(_cells(config))
     there = {cell.key for cell in todo if (folder.path / cell.name).is_dir()}
@@ -266,7 +266,14 @@ def _cluster(address: str | None) -> Iterator[Executor | None]:
         raise ImportError(
             'bench tasks --cluster: needs Dask. Run pip install "rheograd[cluster]".'
         ) from error
-    with Client(address, timeout="20s") as client:
+    try:
+        client = Client(address, timeout="20s")
+    except OSError as error:
+        raise UsageError(
+            f"bench tasks --cluster: the address of a running Dask scheduler; got {address!r}: {error}. "
+            "Start one with `dask scheduler`, and resume with its address."
+        ) from error
+    with client:
         yield client.get_executor(pure=False)
 
 

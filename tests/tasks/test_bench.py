@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from rheograd.tasks.runs.bench_config import BenchConfig
 from rheograd.tasks.runs.bench_pictures import draw, text_rows
 from rheograd.tasks.runs.configs import UsageError, load_toml, to_dict
 from rheograd.tasks.runs.folder import Interrupted, RunFolder
+from rheograd.viz import plot_searches, plot_table
 
 sys.path.insert(0, str(Path(__file__).parent / "optim"))  # for worker processes, too
 from toy_tasks import Cart, Tracking  # noqa: E402
@@ -140,6 +144,34 @@ def test_all_get_the_steps_that_are_given_and_random_methods_their_seeds(tmp_pat
     assert rows[1]["history"] != rows[2]["history"]
 
 
+def test_a_cluster_gets_the_candidates(tmp_path, no_pictures, monkeypatch):
+    """The wiring, with threads as the cluster; `optim/test_executors.py` uses a real one."""
+    asked = []
+
+    class Client(contextlib.nullcontext):
+        def __init__(self, address, timeout):
+            super().__init__(self)
+            if "nowhere" in address:
+                raise OSError("no answer")
+            asked.append(address)
+
+        def get_executor(self, pure):
+            assert not pure
+            pool = ThreadPoolExecutor(2)
+            submit = pool.submit
+            pool.submit = lambda *a: asked.append("candidates") or submit(*a)
+            return pool
+
+    monkeypatch.setitem(sys.modules, "distributed", types.SimpleNamespace(Client=Client))
+    values = {"tasks": ("toy/tracking",), "methods": ("cma",), "iterations": 2}
+    here = benchmark.bench(*started(tmp_path / "a", **values))["rows"]
+    there = benchmark.bench(*started(tmp_path / "b", cluster="tcp://host:1", **values))["rows"]
+    assert timeless(there) == timeless(here)
+    assert asked[0] == "tcp://host:1" and asked.count("candidates") == 4
+    with pytest.raises(UsageError, match="no answer.*dask scheduler"):
+        benchmark.bench(*started(tmp_path / "c", cluster="tcp://nowhere:1", **values))
+
+
 def test_failures_are_rows_and_are_tried_again(tmp_path, no_pictures, monkeypatch):
     tasks = ("toy/moody", "toy/tracking")
     config, folder = started(tmp_path / "a", tasks=tasks, methods=("gradient", "ppo"))
@@ -237,6 +269,14 @@ def test_settings_of_a_task_are_defaults_of_its_searches(monkeypatch):
     assert other.lr == 0.2 and other.expand  # a complete configuration is taken as it is
     found = optimize(task, budget=Budget(iterations=1))
     assert found.history[0].horizon == 25
+
+
+def test_pictures_refuse_what_they_cannot_draw(tmp_path):
+    with pytest.raises(ValueError, match="at least one search"):
+        plot_searches({"a": []}, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="rows of 2 texts"):
+        plot_table(["a", "b"], [["1"]], tmp_path / "a.png")
+    assert not draw([], tmp_path)
 
 
 def test_help_is_lazy():
