@@ -1,0 +1,274 @@
+"""Squared distances of point–triangle and edge–edge pairs by closest feature, with derivatives.
+
+Whatever the features are, the closest points are where a quadratic has its minimum:
+
+    s(X) = min_β |r|²,   r = Σ_i c_i x_i,   c = c⁰ + Γ β,   E_a = ∂r/∂β_a = Σ_i Γ_ia x_i
+    β = −G⁻¹ E r⁰,       G_ab = E_a·E_b
+
+with constants c⁰ (4) and Γ (4, 0…2) per kind: no free β between two points, one on an edge, two on a
+triangle or on two edges. The envelope theorem gives the derivatives of all kinds at once,
+
+    ∂s/∂x_i = 2 c_i r,     ∂²s = 2 (c cᵀ ⊗ I − Σ_ab G⁻¹_ab w_a w_bᵀ),   w_a,i = c_i E_a + Γ_ia r
+
+Kinds of four points (p, t0, t1, t2): 0…2 point p and corner t_k; 3…5 point and edge (t0 t1), (t1 t2),
+(t2 t0); 6 point and plane. Of (a0, a1, b0, b1): 7 line and line; 8, 9 point a_i and edge b; 10, 11 point
+b_j and edge a; 12…15 points a_i and b_j, 12 + 2 i + j. Which one is nearest is found without derivative;
+s and its gradient are continuous where the kind changes, the Hessian is not. Two edges near parallel
+are the exception (closest points jump along them): `cross_mollifier` fades them out.
+
+Everything is differentiable in the positions except the kinds.
+
+Source: Li et al. 2020 (Incremental Potential Contact), Sec. 4 and supplement; derivatives our own.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Nearest",
+    "cross_mollifier",
+    "edge_edge_kind",
+    "nearest",
+    "point_edge_kind",
+    "point_triangle_kind",
+    "squared_distance_gradient",
+    "squared_distance_hessian",
+]
+
+PLANE, LINES = 6, 7
+_PARALLEL = 1e-16
+"""sin² below which two edges count as parallel: the closest points are then taken at an end."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Closest points of P pairs. Differentiable in the positions they were made from."""
+
+    weights: Tensor
+    """c, (P, 4); Σ_i c_i = 0, so r = Σ c_i x_i is the vector between the closest points."""
+    r: Tensor
+    """Vector from the second to the first closest point [m], (P, 3)."""
+    squared: Tensor
+    """s = |r|² [m²], (P,)."""
+    free: Tensor
+    """E_a [m], (P, 2, 3); zero where β_a is not free."""
+    slopes: Tensor
+    """Γ, (P, 4, 2)."""
+    inverse: Tensor
+    """G⁻¹ [1/m²], (P, 2, 2); zero rows where β_a is not free."""
+
+
+def _tables() -> tuple[list[list[float]], list[list[list[float]]]]:
+    """c⁰ and Γ of the sixteen kinds."""
+    c = [[0.0] * 4 for _ in range(16)]
+    g = [[[0.0, 0.0] for _ in range(4)] for _ in range(16)]
+
+    def pair(kind: int, i: int, j: int) -> None:
+        c[kind][i], c[kind][j] = 1.0, -1.0
+
+    def along(kind: int, column: int, start: int, end: int, sign: float) -> None:
+        g[kind][start][column], g[kind][end][column] = -sign, sign
+
+    for k in range(3):
+        pair(k, 0, 1 + k)
+        pair(3 + k, 0, 1 + k)
+        along(3 + k, 0, 1 + k, 1 + (k + 1) % 3, -1.0)
+    pair(PLANE, 0, 1)
+    along(PLANE, 0, 1, 2, -1.0)
+    along(PLANE, 1, 1, 3, -1.0)
+    pair(LINES, 0, 2)
+    along(LINES, 0, 0, 1, 1.0)
+    along(LINES, 1, 2, 3, -1.0)
+    for i in range(2):
+        pair(8 + i, i, 2)
+        along(8 + i, 0, 2, 3, -1.0)
+        pair(10 + i, 0, 2 + i)
+        along(10 + i, 0, 0, 1, 1.0)
+        for j in range(2):
+            pair(12 + 2 * i + j, i, 2 + j)
+    return c, g
+
+
+@functools.lru_cache(maxsize=8)
+def _constants(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    c, g = (torch.tensor(t, dtype=dtype, device=device) for t in _tables())
+    return c, g, (g != 0).any(1)
+
+
+def nearest(X: Tensor, kind: Tensor) -> Nearest:
+    """Closest points of pairs of known kind.
+
+    Args:
+        X: the four points of each pair [m], (P, 4, 3); points that a kind does not use are ignored.
+        kind: 0…15, int64 (P,).
+
+    Differentiable in X, any number of times. Source: module docstring.
+    """
+    table_c, table_g, table_free = _constants(X.dtype, X.device)
+    c0, slopes, free = table_c[kind], table_g[kind], table_free[kind]
+    # The weights sum to zero: positions relative to one point keep the digits.
+    X = X - X[:, :1]
+    r0 = (c0[..., None] * X).sum(1)
+    E = torch.einsum("pia,pix->pax", slopes, X)
+    fixed = (~free).to(X.dtype)
+    g00 = (E[:, 0] * E[:, 0]).sum(-1) + fixed[:, 0]
+    g11 = (E[:, 1] * E[:, 1]).sum(-1) + fixed[:, 1]
+    g01 = (E[:, 0] * E[:, 1]).sum(-1)
+    cross = torch.linalg.cross(E[:, 0], E[:, 1])
+    # For two directions det G = |E_0 × E_1|², which does not cancel when they are near parallel.
+    det = torch.where(free[:, 1], (cross * cross).sum(-1), g00 * g11)
+    inverse = torch.stack((g11, -g01, -g01, g00), dim=-1).unflatten(-1, (2, 2)) / det[:, None, None]
+    inverse = inverse * (free[:, :, None] & free[:, None, :])
+    beta = -torch.einsum("pab,pbx,px->pa", inverse, E, r0)
+    weights = c0 + (slopes * beta[:, None]).sum(-1)
+    r = r0 + (beta[..., None] * E).sum(1)
+    return Nearest(weights, r, (r * r).sum(-1), E, slopes, inverse)
+
+
+def squared_distance_gradient(n: Nearest) -> Tensor:
+    """∂s/∂x_i = 2 c_i r [m], (P, 4, 3). Differentiable. Source: module docstring."""
+    return 2 * n.weights[..., None] * n.r[:, None]
+
+
+def squared_distance_hessian(n: Nearest) -> Tensor:
+    """∂²s/∂x² [-], (P, 12, 12), ordered (point, axis). Differentiable. Source: module docstring."""
+    eye = torch.eye(3, dtype=n.r.dtype, device=n.r.device)
+    w = torch.einsum("pi,pax->pixa", n.weights, n.free)
+    w = w + torch.einsum("pia,px->pixa", n.slopes, n.r)
+    w = w.flatten(1, 2)
+    outer = torch.einsum("pi,pj,xy->pixjy", n.weights, n.weights, eye).flatten(3, 4).flatten(1, 2)
+    return 2 * (outer - w @ n.inverse @ w.transpose(1, 2))
+
+
+def _edge_parameter(p: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Parameter of the closest point of edge ab to p, clamped to [0, 1], and squared distance."""
+    u, w = b - a, p - a
+    length = (u * u).sum(-1)
+    degenerate = length == 0
+    t = (w * u).sum(-1) / torch.where(degenerate, torch.ones_like(length), length)
+    t = t.clamp(0, 1)
+    r = w - t[:, None] * u
+    return t, (r * r).sum(-1)
+
+
+@torch.no_grad()
+def point_edge_kind(X: Tensor) -> Tensor:
+    """Kind (0, 1 or 3) of point X[:, 0] and edge (X[:, 1], X[:, 2]); X (P, ≥ 3, 3)."""
+    t, _ = _edge_parameter(X[:, 0], X[:, 1], X[:, 2])
+    return torch.where(t <= 0, 0, torch.where(t >= 1, 1, 3))
+
+
+@torch.no_grad()
+def point_triangle_kind(X: Tensor) -> Tensor:
+    """Nearest feature of triangle (t0, t1, t2) to p, 0…6.
+
+    Args:
+        X: p, t0, t1, t2 [m], (P, 4, 3). A degenerate triangle counts as its edges.
+
+    Returns:
+        Kinds, int64 (P,). No derivative. Source: Ericson 2005, Sec. 5.1.5, with distances compared.
+    """
+    p, t = X[:, 0], X[:, 1:]
+    e0, e1, w = t[:, 1] - t[:, 0], t[:, 2] - t[:, 0], p - t[:, 0]
+    n = torch.linalg.cross(e0, e1)
+    nn = (n * n).sum(-1)
+    # Signed areas against n: all positive when p projects into the triangle.
+    b1 = (torch.linalg.cross(w, e1) * n).sum(-1)
+    b2 = (torch.linalg.cross(e0, w) * n).sum(-1)
+    inside = (nn > 0) & (b1 > 0) & (b2 > 0) & (b1 + b2 < nn)
+    squared, kinds = [], []
+    for k in range(3):
+        s, d = _edge_parameter(p, t[:, k], t[:, (k + 1) % 3])
+        squared.append(d)
+        kinds.append(torch.where(s <= 0, k, torch.where(s >= 1, (k + 1) % 3, 3 + k)))
+    best = torch.stack(squared, -1).argmin(-1, keepdim=True)
+    border = torch.stack(kinds, -1).gather(-1, best)[:, 0]
+    return torch.where(inside, PLANE, border)
+
+
+@torch.no_grad()
+def edge_edge_kind(X: Tensor) -> Tensor:
+    """Nearest features of edges (a0, a1) and (b0, b1), 7…15.
+
+    Args:
+        X: a0, a1, b0, b1 [m], (P, 4, 3).
+
+    Returns:
+        Kinds, int64 (P,). Parallel edges count as a point and an edge. No derivative.
+        Source: minimum over the interior and the four ends.
+    """
+    a0, a1, b0, b1 = X.unbind(1)
+    u, v, w = a1 - a0, b1 - b0, a0 - b0
+    n = torch.linalg.cross(u, v)
+    nn = (n * n).sum(-1)
+    regular = nn > _PARALLEL * (u * u).sum(-1) * (v * v).sum(-1)
+    # Parameters of the closest points of two lines, times |n|².
+    s = (torch.linalg.cross(v, w) * n).sum(-1)
+    t = (torch.linalg.cross(u, w) * n).sum(-1)
+    inside = regular & (s > 0) & (s < nn) & (t > 0) & (t < nn)
+    squared, kinds = [], []
+    for k, (p, a, b) in enumerate(((a0, b0, b1), (a1, b0, b1), (b0, a0, a1), (b1, a0, a1))):
+        s, d = _edge_parameter(p, a, b)
+        squared.append(d)
+        # The corner of the other edge where the parameter is clamped.
+        low, high = ((12 + 2 * k, 13 + 2 * k), (10 + k, 12 + k))[k // 2]
+        kinds.append(torch.where(s <= 0, low, torch.where(s >= 1, high, 8 + k)))
+    best = torch.stack(squared, -1).argmin(-1, keepdim=True)
+    border = torch.stack(kinds, -1).gather(-1, best)[:, 0]
+    return torch.where(inside, LINES, border)
+
+
+def cross_mollifier(X: Tensor, eps: Tensor, order: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """What fades out pairs of near parallel edges, and its derivatives.
+
+        m = (2 − q) q,   q = min(c/ε, 1),   c = |u × v|²,   u = a1 − a0,  v = b1 − b0
+
+    Args:
+        X: a0, a1, b0, b1 [m], (P, 4, 3).
+        eps: ε [m⁴], (P,); 0 means no mollifier (m = 1). Li et al. take 1e-3 |u|²|v|² at rest.
+        order: 1 leaves out the Hessian (returns a zero of shape (P, 12, 12) without memory).
+
+    Returns:
+        m (P,), ∂m/∂x (P, 4, 3) [1/m] and ∂²m/∂x² (P, 12, 12) [1/m²]; m has one continuous derivative.
+
+    Differentiable in X. Source: Li et al. 2020, Eq. 24; derivatives by hand.
+    """
+    u, v = X[:, 1] - X[:, 0], X[:, 3] - X[:, 2]
+    uu, vv, uv = (u * u).sum(-1), (v * v).sum(-1), (u * v).sum(-1)
+    n = torch.linalg.cross(u, v)
+    c = (n * n).sum(-1)
+    active = (c < eps) & (eps > 0)
+    safe = torch.where(active, eps, torch.ones_like(eps))
+    q = torch.where(active, c / safe, torch.ones_like(c))
+    m = (2 - q) * q
+    slope = torch.where(active, 2 * (1 - q) / safe, torch.zeros_like(q))
+    du = 2 * (vv[:, None] * u - uv[:, None] * v)
+    dv = 2 * (uu[:, None] * v - uv[:, None] * u)
+    dc = torch.stack((-du, du, -dv, dv), dim=1)
+    gradient = slope[:, None, None] * dc
+    if order < 2:
+        return m, gradient, m.new_zeros(1, 1, 1).expand(len(m), 12, 12)
+    eye = torch.eye(3, dtype=X.dtype, device=X.device)
+
+    def outer(a: Tensor, b: Tensor) -> Tensor:
+        return a[:, :, None] * b[:, None, :]
+
+    huu = 2 * (vv[:, None, None] * eye - outer(v, v))
+    hvv = 2 * (uu[:, None, None] * eye - outer(u, u))
+    huv = 2 * (2 * outer(u, v) - outer(v, u) - uv[:, None, None] * eye)
+    hvu = huv.transpose(1, 2)
+    rows = [
+        torch.cat((huu, -huu, huv, -huv), dim=2),
+        torch.cat((-huu, huu, -huv, huv), dim=2),
+        torch.cat((hvu, -hvu, hvv, -hvv), dim=2),
+        torch.cat((-hvu, hvu, -hvv, hvv), dim=2),
+    ]
+    flat = dc.flatten(1)
+    curvature = torch.where(active, -2 / (safe * safe), torch.zeros_like(q))
+    hessian = slope[:, None, None] * torch.cat(rows, dim=1)
+    return m, gradient, hessian + curvature[:, None, None] * outer(flat, flat)

@@ -1,0 +1,271 @@
+"""Contact of surfaces with each other and with themselves, as one term of the implicit solver.
+
+    E = κ Σ_rows A_row m b(s) + Σ_rows μ λ f₀(|u|)
+
+with the rows of `rows`, the barrier b of `barrier`, friction f₀ of `friction` at the lagged positions.
+
+Source: Li et al. 2020 (Incremental Potential Contact).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.errors import InputError, StateError, message
+from ..terms import StepInput, Term
+from .barrier import barrier
+from .candidates import Candidates, find_candidates, relative
+from .ccd import safe_time
+from .distances import cross_mollifier, nearest
+from .distances import squared_distance_gradient as gradient_of
+from .distances import squared_distance_hessian as hessian_of
+from .friction import Lag, friction_energy, friction_gradient, friction_hessian
+from .intersections import check_start
+from .psd import project_blocks
+from .rows import Rows, active_rows, closest_squared
+from .settings import friction_table, positive
+from .surface import Surface
+
+__all__ = ["SurfaceContact", "SurfaceTerm"]
+
+
+class SurfaceContact:
+    """Barrier and friction between all features of a surface, self-contact included.
+
+    Args:
+        surface: what collides.
+        d_hat: distance at which the barrier begins [m]; well below the edge lengths, 1e-3 of the
+            scene is usual.
+        stiffness: κ [Pa]: surfaces pressed together with the pressure p rest where κ g(d/d̂) = p; two to
+            ten times below the largest pressure keeps them at d̂/4…3 d̂/4.
+        friction: Coulomb coefficient μ [-] of all pairs of groups, or one per pair {(a, b): μ}; pairs
+            that are not named have none.
+        eps_v: sliding speed above which friction is full [m/s]; resting bodies creep slower.
+        name: key of the parameters `stiffness` and `friction` (or `friction_<a>_<b>`).
+
+    Raises:
+        InputError: a value out of range or a group that does not exist.
+    """
+
+    def __init__(
+        self,
+        surface: Surface,
+        d_hat: float,
+        stiffness: float,
+        friction: float | Mapping[tuple[str, str], float] = 0.0,
+        eps_v: float = 1e-3,
+        name: str = "contact",
+    ) -> None:
+        self.surface, self.name = surface, name
+        self.d_hat = positive("SurfaceContact", "d_hat", d_hat, "m")
+        self.eps_v = positive("SurfaceContact", "eps_v", eps_v, "m/s")
+        self.pair_friction, coefficients = friction_table(
+            "SurfaceContact", friction, surface.groups
+        )
+        """Which friction parameter each pair of groups has, −1 for none, (G, G)."""
+        self.friction_names = list(coefficients)
+        """Names of the friction parameters."""
+        self._defaults = {"stiffness": positive("SurfaceContact", "stiffness", stiffness, "Pa")}
+        self._defaults |= coefficients
+
+    def default_params(self) -> Mapping[str, Any]:
+        """Stiffness [Pa] and friction coefficients [-] by name."""
+        return dict(self._defaults)
+
+    def check(self, x: Tensor) -> None:
+        """Raise InputError, naming a pair, if features cut or touch each other in x (B, N, 3)."""
+        check_start(self.surface, x)
+
+    def term(self, params: Mapping[str, Tensor], step: StepInput) -> SurfaceTerm:
+        """The term of one solve; see `terms.Contact`.
+
+        Raises:
+            InputError: wrong shape, float32, or surfaces that cut each other at the start.
+        """
+        return SurfaceTerm(self, params, step)
+
+    def min_distance(self, x: Tensor) -> Tensor:
+        """Smallest distance between features that may collide [m], (B,); inf where above d̂.
+
+        Args:
+            x: positions [m], (B, N, 3). No derivative.
+        """
+        flat = x.detach().reshape(-1, 3)
+        found = find_candidates(self.surface, flat, flat, self.d_hat, 0.0)
+        stencil, squared = closest_squared(found, flat)
+        out = flat.new_full((len(x),), torch.inf)
+        out = out.scatter_reduce(0, stencil[:, 0] // x.shape[1], squared, "amin").sqrt()
+        return torch.where(out < self.d_hat, out, torch.inf)
+
+
+class SurfaceTerm(Term):
+    """`SurfaceContact` with parameters and the inputs of a step bound."""
+
+    changing = True
+
+    def __init__(
+        self, contact: SurfaceContact, params: Mapping[str, Tensor], step: StepInput
+    ) -> None:
+        self.contact, self.surface = contact, contact.surface
+        self.points = contact.surface.point_count
+        x_start = step.x_start
+        if x_start.dtype != torch.float64:
+            fix = "Gaps are a tiny part of the coordinates: float32 cannot hold them"
+            raise InputError(message(contact.name, "positions in float64", x_start, fix))
+        if x_start.ndim != 3 or x_start.shape[1:] != (self.points, 3):
+            fix = "The surface must know all points of a scene"
+            raise InputError(message(contact.name, f"(B, {self.points}, 3)", x_start, fix))
+        contact.check(x_start.detach())
+        self.scenes = len(x_start)
+        self.stiffness = params["stiffness"].expand(self.scenes)
+        self.eps = contact.eps_v * step.dt
+        self.found: Candidates | None = None
+        self._last: tuple[Tensor, Rows] | None = None
+        self.lag = self._lag(params, x_start.reshape(-1, 3), step.x_lag.reshape(-1, 3))
+
+    def _lag(self, params: Mapping[str, Tensor], x_start: Tensor, x_lag: Tensor) -> Lag:
+        """Friction rows of the lagged positions."""
+        found = find_candidates(self.surface, x_lag, x_lag, self.contact.d_hat, 0.0)
+        rows = active_rows(self.surface, found, x_lag.detach(), self.contact.d_hat)
+        group = self.surface.tensor("group", x_lag.device)[rows.stencil[:, [0, 3]] % self.points]
+        table = torch.as_tensor(self.contact.pair_friction, device=x_lag.device)
+        which = table[group[:, 0], group[:, 1]]
+        # Overlap corrections have negative weights: they would make friction give energy.
+        used = (which >= 0) & (rows.weight > 0)
+        rows = Rows(
+            rows.stencil[used],
+            rows.kind[used],
+            rows.weight[used],
+            rows.fade[used[rows.plain :]],
+        )
+        which, scene = which[used], rows.stencil[:, 0] // self.points
+        X = x_lag[rows.stencil]
+        near = nearest(X, rows.kind)
+        self._check_distances(near.squared, rows.stencil)
+        d = near.squared.sqrt()
+        slope = barrier(near.squared, self.contact.d_hat)[1]
+        fade = cross_mollifier(X[rows.plain :], rows.fade, order=1)[0]
+        fade = torch.cat((torch.ones_like(d[: rows.plain]), fade))
+        force = -2 * d * slope * fade * rows.weight * self.stiffness[scene]
+        names = self.contact.friction_names
+        coefficient = [params[name].expand(self.scenes) for name in names]
+        if names:
+            force = force * torch.stack(coefficient)[which, scene]
+        start = (near.weights[..., None] * x_start[rows.stencil]).sum(1)
+        return Lag(rows.stencil, near.weights, near.r / d[:, None], force, start)
+
+    def _check_distances(self, squared: Tensor, stencil: Tensor) -> None:
+        bad = ~(squared.detach() > 0)
+        if bool(bad.any()):
+            row = stencil[int(bad.nonzero()[0, 0])]
+            scene, points = int(row[0]) // self.points, (row % self.points).tolist()
+            fix = "Move them apart; `check` finds surfaces that cut each other"
+            got = f"points {points} of scene {scene} touching"
+            raise StateError(message(self.contact.name, "features apart", got, fix))
+
+    @torch.no_grad()
+    def update(self, x_start: Tensor, x_end: Tensor) -> None:
+        """Candidates of the way from x_start to x_end; nothing where the last ones still serve."""
+        share = self._share(x_start, x_end - x_start)
+        x_end = x_start + share * (x_end - x_start)
+        if self.found is not None and all(
+            self.found.cover(relative(x, self.points)) for x in (x_start, x_end)
+        ):
+            return
+        self.found = find_candidates(self.surface, x_start, x_end, self.contact.d_hat)
+
+    def _share(self, x: Tensor, dx: Tensor) -> float:
+        """How much of a step is looked at: longer motion would make everything a candidate."""
+        length = self.surface.edge_length
+        cap = max(8 * self.contact.d_hat, 2 * float(np.median(length)) if len(length) else 0.0)
+        motion = float(relative(dx, self.points).abs().max())
+        return min(1.0, cap / motion) if motion > 0 else 1.0
+
+    def _rows(self, x: Tensor) -> Rows:
+        """Active pairs; those of the last positions are kept, as they serve three functions."""
+        x = x.detach()
+        if self._last is None or not torch.equal(self._last[0], x):
+            self.update(x, x)
+            assert self.found is not None
+            rows = active_rows(self.surface, self.found, x, self.contact.d_hat)
+            self._last = x.clone(), rows
+        return self._last[1]
+
+    def _scale(self, rows: Rows) -> Tensor:
+        return self.stiffness[rows.stencil[:, 0] // self.points] * rows.weight
+
+    def energy(self, x: Tensor) -> Tensor:
+        rows = self._rows(x)
+        X = x[rows.stencil]
+        values = self._scale(rows) * barrier(nearest(X, rows.kind).squared, self.contact.d_hat)[0]
+        fade = cross_mollifier(X[rows.plain :], rows.fade, order=1)[0]
+        values = torch.cat((values[: rows.plain], values[rows.plain :] * fade))
+        out = x.new_zeros(self.scenes)
+        out = out.index_add(0, rows.stencil[:, 0] // self.points, values)
+        slip = friction_energy(self.lag, x, self.eps)
+        return out.index_add(0, self.lag.stencil[:, 0] // self.points, slip)
+
+    def gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self._rows(x)
+        X = x[rows.stencil]
+        near = nearest(X, rows.kind)
+        value, first, _ = barrier(near.squared, self.contact.d_hat)
+        scale = self._scale(rows)
+        local = (scale * first)[:, None, None] * gradient_of(near)
+        if len(rows.fade):
+            z = slice(rows.plain, None)
+            fade, slope, _ = cross_mollifier(X[z], rows.fade, order=1)
+            faded = fade[:, None, None] * local[z] + (scale * value)[z, None, None] * slope
+            local = torch.cat((local[: rows.plain], faded))
+        stencil = torch.cat((rows.stencil, self.lag.stencil))
+        return stencil, torch.cat((local, friction_gradient(self.lag, x, self.eps)))
+
+    @torch.no_grad()
+    def hessian(self, x: Tensor, project: bool = True) -> tuple[Tensor, Tensor]:
+        rows = self._rows(x)
+        X = x[rows.stencil]
+        near = nearest(X, rows.kind)
+        value, first, second = barrier(near.squared, self.contact.d_hat)
+        g = gradient_of(near).flatten(1)
+        blocks = second[:, None, None] * g[:, :, None] * g[:, None, :]
+        blocks = blocks + first[:, None, None] * hessian_of(near)
+        if len(rows.fade):
+            z = slice(rows.plain, None)
+            m, slope, curve = cross_mollifier(X[z], rows.fade)
+            mixed = g[z, :, None] * slope.flatten(1)[:, None, :]
+            faded = m[:, None, None] * blocks[z] + value[z, None, None] * curve
+            faded = faded + first[z, None, None] * (mixed + mixed.transpose(1, 2))
+            blocks = torch.cat((blocks[: rows.plain], faded))
+        blocks = self._scale(rows)[:, None, None] * blocks
+        if project:
+            blocks = project_blocks(blocks)
+        stencil = torch.cat((rows.stencil, self.lag.stencil))
+        return stencil, torch.cat((blocks, friction_hessian(self.lag, x, self.eps)))
+
+    @torch.no_grad()
+    def max_step(self, x: Tensor, dx: Tensor) -> Tensor:
+        share = self._share(x, dx)
+        self.update(x, x + dx)
+        assert self.found is not None
+        y, p = relative(x, self.points), share * relative(dx, self.points)
+        lone = torch.cat((self.found.lone, self.found.lone[:, -1:]), dim=1)
+        stencil = torch.cat((self.found.faces, lone, self.found.edges))
+        edges = torch.arange(len(stencil), device=x.device) >= len(stencil) - len(self.found.edges)
+        ends = torch.stack((y, y + p))
+        lower, upper = ends.amin(0), ends.amax(0)
+        a = stencil[:, :2].clone()
+        a[~edges, 1] = a[~edges, 0]
+        b = stencil[:, 1:].clone()
+        b[edges, 0] = b[edges, 1]
+        reach = self.contact.d_hat
+        meet = (lower[a].amin(1) <= upper[b].amax(1) + reach).all(-1)
+        meet &= (lower[b].amin(1) <= upper[a].amax(1) + reach).all(-1)
+        stencil, edges = stencil[meet], edges[meet]
+        time = safe_time(y[stencil], p[stencil], edges)
+        out = x.new_ones(self.scenes)
+        return share * out.scatter_reduce(0, stencil[:, 0] // self.points, time, "amin")
