@@ -189,7 +189,15 @@ def _measure(
     row: dict[str, Any] = {"task": cell.task, "method": cell.method, "seed": cell.seed}
     try:
         task = make_task(cell.task)
-        row["options"] = dict(task.search_defaults.get(cell.method, {}))
+        task.device = config.device
+        place = folder.path / cell.name
+        begun = RunFolder.open(place, "optimize") if (place / "config.toml").is_file() else None
+        # What has begun goes on with the settings it began with.
+        row["options"] = dict(
+            begun.config.get("optimizer", {})
+            if begun
+            else task.search_defaults.get(cell.method, {})
+        )
         idle = torch.zeros(task.horizon, task.action_size)
         row["do_nothing"] = reference(task, idle)
         row["start"] = start = reference(task, task.initial_actions())
@@ -206,12 +214,8 @@ def _measure(
             optimizer=row["options"],
             **limits,
         )
-        place = folder.path / cell.name
-        if (place / "config.toml").is_file():
-            run = RunFolder.open(place, "optimize")
-            run.update(to_dict(settings))
-        else:
-            run = RunFolder(place, "optimize", to_dict(settings))
+        run = begun or RunFolder(place, "optimize", to_dict(settings))
+        run.update(to_dict(settings))  # the limit may be another one than before a failure
         with spent.sitting(cell.key):
             result = plan(
                 settings,
@@ -236,8 +240,10 @@ def _measure(
     except Interrupted:
         raise
     except Exception as error:
-        logger.debug("%s failed", cell.name, exc_info=True)
-        return row | {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        logger.warning("%s failed: %s", cell.name, text)
+        logger.debug("%s", text, exc_info=True)
+        return row | {"error": text}
 
 
 def _budget(cell: Cell, config: BenchConfig, table: _Table) -> dict[str, Any]:
