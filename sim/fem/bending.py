@@ -1,19 +1,16 @@
 """Bending: the angle of a hinge between two triangles, and the bend of two segments of a rod.
 
     hinge   θ = atan2(ê·(N₂×N₁), N₁·N₂),   e = x₁ − x₀,  N₁ = e×(x₂ − x₀),  N₂ = (x₃ − x₀)×e
-            E = k/2 (θ − θ_ref)²,   k = D |e|²/(A₁ + A₂)   on the rest shape
     bend    q = 4 (1 − c)/(1 + c) = 4 tan²(φ/2),   c = cos φ = ê·f̂,  e = x₁ − x₀,  f = x₂ − x₁
             E = k/2 (√q − κ_ref)²,   k = B/ℓ,  ℓ = (|e| + |f|)/2   on the rest shape
 
 θ is positive where the sheet folds towards its normals, x₂ lies left of the edge and x₃ right of it,
-seen from the side the normals point to. It is exact from −π to π (excluded). A sheet bent about a mesh
-line of a regular grid, or about any direction on equilateral triangles, has the rigidity D of a plate,
-½ D κ² per area; a twist is stiff by the mesh, not by ν.
+seen from the side the normals point to. It is exact from −π to π (excluded). Energies of angles are in
+`elements.Plates`.
 
 All functions take stencils x (..., 4, 3) or (..., 3, 3) and are made of torch operations.
 Differentiable in x (once) and in all coefficients.
-Source: Grinspun et al. 2003 (Discrete Shells), Eq. 2; Tamstorf & Grinspun 2013 for the derivatives of
-θ, re-derived; Bergou et al. 2008 (Discrete Elastic Rods), Eq. 1 and 4, for the bend.
+Source: Tamstorf & Grinspun 2013 for the derivatives of θ, re-derived; Bergou et al. 2008 (Discrete Elastic Rods), Eq. 1 and 4, for the bend.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Elements as terms: simplices, hinges and rod bends with their coefficients bound.
+"""Elements as terms: simplices, plates and rod bends with their coefficients bound.
 
     E = Σ_s w ψ(Σ_a x_a ⊗ G_a)   simplices,   w rest measure, G (k, d) gradients of the shape functions
 
@@ -23,7 +23,7 @@ from .bending import (
 from .densities import DENSITIES, project_psd, viscous
 from .terms import Term
 
-__all__ = ["Bends", "Element", "Hinges", "Simplices", "Stencils"]
+__all__ = ["Bends", "Element", "Plates", "Simplices", "Stencils"]
 
 
 class Stencils:
@@ -126,11 +126,21 @@ class Simplices(Element):
         return self.rows(x), blocks.flatten(0, 1)
 
 
-class Hinges(Element):
-    """Hinges with energy k/2 (θ − θ_ref)² + k_v/2 (θ − θ_start)², all (1 or B, S).
+class Plates(Element):
+    """Bending of triangles by their three hinges: E = ½ Σ_T (θ − θ_ref)·K (θ − θ_ref) + viscous part.
 
+    Stencils are the corners of a triangle and the points across its sides, (S, 6); hinge i is opposite
+    corner i. At a border the corner stands for the missing point, and K is zero for its hinge.
     Projected blocks leave out the curvature of θ (Gauss–Newton), which needs no eigenvalues.
+
+    Args:
+        stiffness: K [J], (1 or B, S, 3, 3), positive semidefinite.
+        reference: θ_ref of the hinges of each triangle [rad], (1 or B, S, 3).
+        rate: viscous K over time step, like `stiffness`, and `x_start` (B, N, 3); None: none.
     """
+
+    hinges = torch.tensor([[1, 2, 0, 3], [2, 0, 1, 4], [0, 1, 2, 5]])
+    """Points of hinge i in the stencil."""
 
     def __init__(
         self,
@@ -150,36 +160,47 @@ class Hinges(Element):
             x_start,
         )
 
-    def _moment(self, theta: Tensor) -> Tensor:
-        moment = self.stiffness * (theta - self.reference)
+    def _corners(self, x: Tensor) -> Tensor:
+        """(B, S, 3 hinges, 4, 3)."""
+        return self.local(x)[..., self.hinges.to(x.device), :]
+
+    def _moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy (B, S), and its derivative in the angles (B, S, 3)."""
+        change = theta - self.reference
+        moment = (self.stiffness @ change.unsqueeze(-1)).squeeze(-1)
+        energy = (change * moment).sum(-1)
         if self.rate is not None:
-            moment = moment + self.rate * (theta - hinge_angle(self.local(self.x_start)))
-        return moment
+            change = theta - hinge_angle(self._corners(self.x_start))
+            drag = (self.rate @ change.unsqueeze(-1)).squeeze(-1)
+            moment, energy = moment + drag, energy + (change * drag).sum(-1)
+        return 0.5 * energy, moment
 
     def energy(self, x):
-        theta = hinge_angle(self.local(x))
-        energy = self.stiffness * (theta - self.reference) ** 2
-        if self.rate is not None:
-            start = hinge_angle(self.local(self.x_start))
-            energy = energy + self.rate * (theta - start) ** 2
-        return 0.5 * energy.sum(1)
+        return self._moments(hinge_angle(self._corners(x)))[0].sum(1)
 
     def gradient(self, x):
-        local = self.local(x)
-        moment = self._moment(hinge_angle(local))
-        gradient = moment[..., None, None] * hinge_angle_gradient(local)
-        return self.rows(x), gradient.flatten(0, 1)
+        corners = self._corners(x)
+        moment = self._moments(hinge_angle(corners))[1]
+        by_hinge = moment[..., None, None] * hinge_angle_gradient(corners)
+        rows = self.rows(x)[:, self.hinges.to(x.device)]
+        return rows.flatten(1), by_hinge.flatten(2, 3).flatten(0, 1)
 
     def hessian(self, x, project=True):
         with torch.no_grad():
-            local = self.local(x)
-            slope = hinge_angle_gradient(local).flatten(-2)
+            corners = self._corners(x)
+            slope = hinge_angle_gradient(corners)
+            jacobian = slope.new_zeros(*slope.shape[:-2], 6, 3)
+            for i, points in enumerate(self.hinges.tolist()):
+                jacobian[..., i, points, :] = slope[..., i, :, :]
+            jacobian = jacobian.flatten(-2)
             stiffness = self.stiffness if self.rate is None else self.stiffness + self.rate
-            stiffness = stiffness[..., None, None]
-            blocks = stiffness * slope.unsqueeze(-1) * slope.unsqueeze(-2)
+            blocks = jacobian.mT @ (stiffness @ jacobian)
             if not project:
-                moment = self._moment(hinge_angle(local))[..., None, None]
-                blocks = blocks + moment * hinge_angle_hessian(local)
+                moment = self._moments(hinge_angle(corners))[1]
+                curve = moment[..., None, None] * hinge_angle_hessian(corners)
+                for i, points in enumerate(self.hinges.tolist()):
+                    at = (3 * torch.tensor(points)[:, None] + torch.arange(3)).reshape(-1)
+                    blocks[..., at[:, None], at] += curve[..., i, :, :]
         return self.rows(x), blocks.flatten(0, 1)
 
 

@@ -3,12 +3,14 @@
 A part names its material and its cells, and turns parameters and rest positions X into what its
 elements read. Parameters are numbers or tensors that broadcast to (B, S), one per cell.
 
-    Sheet: membrane energy h ψ, rigidity D = k_bend E h³ / 12(1 − ν²)
+    Sheet: membrane energy h ψ; bending energy D/2 [(1 − ν) tr Λ² + ν (tr Λ)²] per area,
+           D = k_bend E h³ / 12(1 − ν²), with the curvature Λ of a triangle from its three hinges
     Rod:   circular section of radius r, EA = E π r², B = k_bend E π r⁴ / 4
     all:   lumped masses ρ V/(d + 1) per corner; viscous stress 2 η ε̇ (a sheet also bends viscously)
 
 Differentiable in all parameters and in X.
-Source: Grinspun et al. 2003; Bergou et al. 2008; Sifakis & Barbič 2012.
+Source: Grinspun et al. 2006 (discrete shape operators, the one without extra unknowns) for Λ;
+Bergou et al. 2008 for rods; Sifakis & Barbič 2012.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch import Tensor
 from ..core.errors import InputError, message
 from .bending import hinge_angle
 from .densities import DENSITIES, lame
-from .elements import Bends, Element, Hinges, Simplices, Stencils
+from .elements import Bends, Element, Plates, Simplices, Stencils
 
 __all__ = ["Part", "Rod", "Sheet", "Solid"]
 
@@ -173,7 +175,7 @@ class Solid(Part):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sheet(Part):
-    """Triangles of a thin plate: membrane and hinges."""
+    """Triangles of a thin plate: membrane, and bending by the hinges of each triangle."""
 
     nu: float | Tensor
     """Poisson's ratio [-]."""
@@ -192,18 +194,35 @@ class Sheet(Part):
         super().__post_init__()
         if self.bending:
             object.__setattr__(self, "hinges", _hinges(self.where, self.cells))
+            for name, value in zip(("sides", "patches"), self._sides(), strict=True):
+                object.__setattr__(self, name, value)
 
     hinges: Any = dataclasses.field(default=None, init=False, repr=False)
     """Points (H, 4): ends of the edge, then the corner to its left and to its right; and the two
     triangles (H, 2)."""
+    sides: Any = dataclasses.field(default=None, init=False, repr=False)
+    """Hinge of the side opposite each corner (S, 3); H where there is none."""
+    patches: Any = dataclasses.field(default=None, init=False, repr=False)
+    """Corners and the points across their sides (S, 6), the corner itself where there is none."""
 
     @property
     def hinge_count(self) -> int:
         return len(self.hinges[0]) if self.bending else 0
 
     @functools.cached_property
-    def hinge_stencils(self) -> Stencils:
-        return Stencils(self.hinges[0])
+    def plate_stencils(self) -> Stencils:
+        return Stencils(self.patches)
+
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        points, faces = self.hinges
+        sides = torch.full_like(self.cells, len(points))
+        patches = torch.cat((self.cells, self.cells), dim=1)
+        for left, right in ((0, 1), (1, 0)):
+            face, own, other = faces[:, left], points[:, 2 + left], points[:, 2 + right]
+            corner = (self.cells[face] == own[:, None]).long().argmax(1)
+            sides[face, corner] = torch.arange(len(points))
+            patches[face, 3 + corner] = other
+        return sides, patches
 
     def prepare(self, p, X):
         shape, area = self.shape_gradients(X)
@@ -215,31 +234,41 @@ class Sheet(Part):
             c["eta"] = h * p["eta"]
         if not self.hinge_count:
             return c
-        points, faces = (t.to(X.device) for t in self.hinges)
-        corners = X[:, points]
-        edge = (corners[..., 1, :] - corners[..., 0, :]).square().sum(-1)
-
-        # Rigidities of both triangles weigh as their areas: k = Σ D A |e|² / (A₁ + A₂)².
-        def weigh(rigidity: Tensor) -> Tensor:
-            total = area[:, faces].sum(-1)
-            mean = (rigidity * area)[:, faces].sum(-1) / total
-            return mean * edge / total
-
-        bend = p["k_bend"] * h**3 / 12
-        c["k_hinge"] = weigh(bend * p["E"] / (1 - p["nu"] ** 2))
-        c["angle"] = hinge_angle(corners)
+        angle = hinge_angle(X[:, self.hinges[0].to(X.device)])
+        c["angle"] = self.by_side(angle)
+        bend, nu = p["k_bend"] * h**3 / 12, p["nu"]
+        c["k_plate"] = self._plates(X, area, bend * p["E"] / (1 - nu**2), nu)
         if used:
-            c["eta_hinge"] = weigh(2 * bend * p["eta"])
+            c["eta_plate"] = self._plates(X, area, 2 * bend * p["eta"], torch.zeros_like(nu))
         return c
+
+    def _plates(self, X: Tensor, area: Tensor, D: Tensor, nu: Tensor) -> Tensor:
+        """K (b, S, 3, 3) with ½ θ·K θ = A D/2 [(1 − ν) tr Λ² + ν (tr Λ)²], Λ = Σ θ_i |e_i| n_i n_iᵀ / 2A.
+
+        n_i is the normal of side i in the plane of the triangle; borders have no hinge.
+        """
+        corners = X[:, self.cells.to(X.device)]
+        sides = corners.roll(-2, -2) - corners.roll(-1, -2)
+        gram = sides @ sides.mT  # the angles between normals are those between sides
+        length = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+        lengths = length.unsqueeze(-1) * length.unsqueeze(-2)
+        nu, D, area = (t[..., None, None] for t in (nu, D, area))
+        K = D / (4 * area) * ((1 - nu) * gram**2 / lengths + nu * lengths)
+        inside = (self.sides < self.hinge_count).to(X)
+        return K * inside.unsqueeze(-1) * inside.unsqueeze(-2)
+
+    def by_side(self, value: Tensor) -> Tensor:
+        """Values of hinges (b, H) for the sides of triangles (b, S, 3), 0 at borders."""
+        padded = torch.cat((value, value.new_zeros(len(value), 1)), dim=1)
+        return padded[:, self.sides.to(value.device)]
 
     def terms(self, c, scenes, points, tau, x_start, bent):
         terms: list[Element] = [self.simplices(c, scenes, points, tau, x_start)]
         if self.hinge_count:
-            rate = c["eta_hinge"] / tau if "eta_hinge" in c else None
-            angle = c["angle"] if bent is None else bent
-            terms.append(
-                Hinges(self.hinge_stencils, scenes, points, c["k_hinge"], angle, rate, x_start)
-            )
+            rate = c["eta_plate"] / tau if "eta_plate" in c else None
+            angle = c["angle"] if bent is None else self.by_side(bent)
+            plates = self.plate_stencils, scenes, points
+            terms.append(Plates(*plates, c["k_plate"], angle, rate, x_start))
         return terms
 
 

@@ -27,10 +27,12 @@ from ..core.rotations import inverse, multiply, rotate
 from ..core.state import Params
 from .adjoint import HessianSolver, StepResidual
 from .assembly import LINEAR, Pattern
+from .elements import Element
 from .model import FEMControl, FEMModel, FEMState
 from .newton import NewtonInfo, NewtonSettings, newton
-from .prepare import PreparedFEM, prepare
+from .prepare import PreparedFEM, element_terms, prepare
 from .schemes import SCHEMES, finish, start_of
+from .terms import assemble
 
 __all__ = ["FEMConfig", "SolverFEM"]
 
@@ -208,6 +210,40 @@ class SolverFEM:
             info=self.adjoint,
         )
         return residual.join(found, theta["driven"])
+
+    def energy(
+        self, state: FEMState, params: Params | PreparedFEM | None = None
+    ) -> dict[str, Tensor]:
+        """Energies of a state [J], each (B,): "kinetic", "elastic" and "gravity" (zero at the origin).
+
+        Differentiable in state and params.
+        """
+        c = self.prepare(params, state)
+        flat = state.x.reshape(-1, 3)
+        terms = self._terms(c, state)
+        elastic = [term.energy(flat) for term in terms]
+        weight = c.mass.unsqueeze(-1) * c.gravity.unsqueeze(1)
+        return {
+            "kinetic": 0.5 * (c.mass.unsqueeze(-1) * state.v.square()).sum((1, 2)),
+            "elastic": torch.stack(elastic).sum(0),
+            "gravity": -(weight * state.x).sum((1, 2)),
+        }
+
+    def forces(self, state: FEMState, params: Params | PreparedFEM | None = None) -> Tensor:
+        """Elastic forces −∂E/∂x on all points [N], (B, N, 3), without contact and viscosity.
+
+        In equilibrium their sum over the points of a handle is what the handle carries.
+        Differentiable in state and params.
+        """
+        flat = state.x.reshape(-1, 3)
+        terms = self._terms(self.prepare(params, state), state)
+        return -assemble([term.gradient(flat) for term in terms], flat).view_as(state.x)
+
+    def _terms(self, c: PreparedFEM, state: FEMState) -> list[Element]:
+        elastic = [{k: v for k, v in part.items() if k != "eta"} for part in c.parts]
+        elastic = [{k: v for k, v in part.items() if k != "eta_plate"} for part in elastic]
+        bent = state.theta_ref
+        return element_terms(self.model, elastic, state.batch_size, math.inf, None, bent)
 
     def check_state(self, state: FEMState) -> None:
         """Raise unless the state fits the model and is finite."""
