@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import importlib
 import io
@@ -179,6 +180,20 @@ class Command:
             adjoint=adjoint_args is not None,
             record_cmd=True,
         )
+        self._packed: tuple[Any, ...] = ()
+        if self._launch.device.is_cpu and getattr(self._launch, "block_dim", 0) <= 1:
+            self._packed = self._pack()
+
+    def _pack(self) -> tuple[Any, ...]:
+        """Arguments, and adjoint ones, in the structures that the compiled CPU kernel reads: kept, they
+        need not be filled anew for every launch."""
+        params, n = self._launch.params[1:], len(self._args)
+        halves = [params[:n]] if self._adjoint_args is None else [params[:n], params[n:]]
+        packed = []
+        for half in halves:
+            names = [(f"a{i}", type(value)) for i, value in enumerate(half)]
+            packed.append(type("Arguments", (ctypes.Structure,), {"_fields_": names})(*half))
+        return tuple(packed)
 
     def __call__(
         self, args: Sequence[Any], adjoint_args: Sequence[Any] = (), dim: int = -1
@@ -190,7 +205,11 @@ class Command:
         self._exchange(self._args, args, False)
         if self._adjoint_args is not None:
             self._exchange(self._adjoint_args, adjoint_args, True)
-        if self._dim > 0:
+        if self._dim > 0 and self._packed:
+            hooks = launch.hooks
+            call = hooks.forward if self._adjoint_args is None else hooks.backward
+            call(ctypes.byref(launch.bounds), *map(ctypes.byref, self._packed))
+        elif self._dim > 0:
             launch.launch()
 
     def _exchange(self, old: list[Any], new: Sequence[Any], adjoint: bool) -> None:
@@ -202,6 +221,9 @@ class Command:
                 else:
                     launch.set_param_at_index(index, value, adjoint)
                 old[index] = value
+                if self._packed:
+                    place = 1 + index + (len(self._args) if adjoint else 0)
+                    setattr(self._packed[adjoint], f"a{index}", launch.params[place])
 
 
 class Workers:

@@ -187,7 +187,8 @@ def _advance(call: Call, rows: list[dict[str, Tensor]], inputs: Inputs) -> list[
     with engine.lock, engine.stream():
         done = False
         try:
-            views = {id(row): engine.arrays(row) for row in rows}
+            different = {id(row): row for row in rows}  # two, where no backward pass may come
+            views = {key: engine.arrays(row) for key, row in different.items()}
             engine.clear_flags()
             engine.forward([views[id(row)] for row in rows], inputs, boxes, call.first, check)
             check(call.count - 1)
