@@ -80,9 +80,13 @@ def box_pairs(a: Boxes, b: Boxes | None = None) -> tuple[np.ndarray, np.ndarray]
                     trees_b[m], radius, p=np.inf, output_type="ndarray"
                 )
                 i, j = rows[near["i"]], columns[near["j"]]
-            over = (a.lower[i] <= b.upper[j]).all(1) & (b.lower[j] <= a.upper[i]).all(1)
-            found_i.append(i[over])
-            found_j.append(j[over])
+            for axis in range(3):
+                over = (a.lower[i, axis] <= b.upper[j, axis]) & (
+                    b.lower[j, axis] <= a.upper[i, axis]
+                )
+                i, j = i[over], j[over]
+            found_i.append(i)
+            found_j.append(j)
     i, j = np.concatenate(found_i), np.concatenate(found_j)
     if same:
         i, j = np.minimum(i, j), np.maximum(i, j)

@@ -9,6 +9,8 @@ Source: linked lists with a skin as in molecular dynamics (Verlet 1967).
 
 from __future__ import annotations
 
+import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,14 +117,17 @@ def _meet(
     """Stencils (P, ·) and feature numbers (P, 2) of box pairs that may touch."""
     scene = i // max(len(a), 1)
     i, j = i - scene * len(a), j - scene * len(b)
-    p, q = a[i], b[j]
+    p, q = [a[i, c] for c in range(a.shape[1])], [b[j, c] for c in range(b.shape[1])]
     apart = np.ones(len(i), bool)
-    for column in range(p.shape[1]):
-        apart &= (p[:, column : column + 1] != q).all(1)
+    for u, v in itertools.product(p, q):
+        apart &= u != v
     driven = surface.driven
     if driven.any():
-        apart &= ~(driven[p].all(1) & driven[q].all(1))
+        still = functools.reduce(np.logical_and, [driven[u] for u in (*p, *q)])
+        apart &= ~still
     if surface.ignored.any():
-        apart &= ~surface.ignored[surface.group[p[:, 0]], surface.group[q[:, 0]]]
-    stencil = np.concatenate((p, q), 1)[apart] + (scene * surface.point_count)[apart, None]
-    return stencil, np.stack((i, j), 1)[apart]
+        apart &= ~surface.ignored[surface.group[p[0]], surface.group[q[0]]]
+    rows = np.flatnonzero(apart)
+    shift = scene[rows] * surface.point_count
+    stencil = np.stack([u[rows] + shift for u in (*p, *q)], 1)
+    return stencil, np.stack((i[rows], j[rows]), 1)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .distances import edge_edge_kind, nearest, point_triangle_kind
+from .distances import dot, edge_edge_kind, nearest, point_triangle_kind
 
 __all__ = ["KEEP", "SLACK", "safe_time"]
 
@@ -55,7 +55,7 @@ def safe_time(
     first = torch.zeros(len(X), 4, dtype=torch.bool, device=X.device)
     first[:, 0] = True
     first[:, 1] = edges
-    length = P.norm(dim=-1)
+    length = dot(P, P).sqrt()
     speed = (length * first).amax(1) + (length * ~first).amax(1)
     goal = None
     for _ in range(_STEPS):
@@ -68,9 +68,12 @@ def safe_time(
         else:
             going = d > (1 + slack) * goal
         ahead = (d - goal) / torch.where(speed > 0, speed, torch.full_like(speed, 1e-300))
-        n = r / torch.where(d > 0, d, torch.ones_like(d))[:, None]
-        ahead = torch.maximum(ahead, _plane_bound(X, P, n, first, goal)).clamp(min=0)
         left = 1 - time[rows]
+        hard = (going & (ahead < left)).nonzero()[:, 0]
+        if len(hard):
+            n = r[hard] / d[hard, None]
+            bound = _plane_bound(X[hard], P[hard], n, first[hard], goal[hard])
+            ahead[hard] = torch.maximum(ahead[hard], bound).clamp(min=0)
         done = ahead >= left
         step = torch.where(going, torch.where(done, left, ahead), torch.zeros_like(ahead))
         time[rows] += step
@@ -93,8 +96,7 @@ def _closest(X: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
 def _plane_bound(X: Tensor, P: Tensor, n: Tensor, first: Tensor, goal: Tensor) -> Tensor:
     """Time until the slab normal to n between the features is as thin as the goal, (P,)."""
     X = X - X[:, :1]
-    h = (X * n[:, None]).sum(-1)
-    v = (P * n[:, None]).sum(-1)
+    h, v = dot(X, n[:, None]), dot(P, n[:, None])
     both = first[:, :, None] & ~first[:, None, :]
     gap = h[:, :, None] - h[:, None, :] - goal[:, None, None]
     closing = v[:, None, :] - v[:, :, None]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...core.errors import InputError, StateError, message
 from .broad import Boxes, box_pairs
 from .candidates import find_candidates, relative
+from .distances import dot
 from .rows import closest_squared
 from .surface import Surface
 
@@ -32,7 +36,7 @@ def cuts(segment: Tensor, triangle: Tensor) -> Tensor:
     none = _FLAT * size**3
 
     def volume(u: Tensor, v: Tensor, w: Tensor, at: Tensor) -> Tensor:
-        return (torch.linalg.cross(u - at, v - at) * (w - at)).sum(-1)
+        return dot(torch.linalg.cross(u - at, v - at), w - at)
 
     above, below = volume(a, b, c, p), volume(a, b, c, q)
     sides = (torch.maximum(above, below) > none) & (torch.minimum(above, below) < -none)
@@ -68,7 +72,9 @@ def check_start(surface: Surface, x: Tensor) -> None:
     i, j = i - scene * len(e), j - scene * len(t)
     edge, triangle = e[i], t[j]
     g = surface.group
-    keep = ~((edge[:, :, None] == triangle[:, None, :]).any((1, 2)))
+    keep = np.ones(len(i), bool)
+    for u, v in itertools.product(range(2), range(3)):
+        keep &= edge[:, u] != triangle[:, v]
     keep &= ~surface.ignored[g[edge[:, 0]], g[triangle[:, 0]]]
     keep &= ~(surface.driven[edge].all(1) & surface.driven[triangle].all(1))
     edge, triangle, scene = edge[keep], triangle[keep], scene[keep]

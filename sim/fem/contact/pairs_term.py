@@ -20,14 +20,14 @@ from ...core.errors import InputError, StateError, message
 from ..terms import StepInput, Term
 from .barrier import barrier
 from .candidates import Candidates, find_candidates, relative
-from .ccd import safe_time
+from .ccd import KEEP, safe_time
 from .distances import cross_mollifier, nearest
 from .distances import squared_distance_gradient as gradient_of
 from .distances import squared_distance_hessian as hessian_of
 from .friction import Lag, friction_energy, friction_gradient, friction_hessian
 from .intersections import check_start
 from .psd import project_blocks
-from .rows import Rows, active_rows, closest_squared
+from .rows import Rows, active_rows, boxes_close, closest_squared
 from .settings import friction_table, positive
 from .surface import Surface
 
@@ -254,18 +254,16 @@ class SurfaceTerm(Term):
         assert self.found is not None
         y, p = relative(x, self.points), share * relative(dx, self.points)
         lone = torch.cat((self.found.lone, self.found.lone[:, -1:]), dim=1)
-        stencil = torch.cat((self.found.faces, lone, self.found.edges))
-        edges = torch.arange(len(stencil), device=x.device) >= len(stencil) - len(self.found.edges)
-        ends = torch.stack((y, y + p))
-        lower, upper = ends.amin(0), ends.amax(0)
-        a = stencil[:, :2].clone()
-        a[~edges, 1] = a[~edges, 0]
-        b = stencil[:, 1:].clone()
-        b[edges, 0] = b[edges, 1]
-        reach = self.contact.d_hat
-        meet = (lower[a].amin(1) <= upper[b].amax(1) + reach).all(-1)
-        meet &= (lower[b].amin(1) <= upper[a].amax(1) + reach).all(-1)
-        stencil, edges = stencil[meet], edges[meet]
+        ends = torch.cat((y, y + p))
+        stencil, count = [], []
+        for rows, first in ((self.found.faces, 1), (lone, 1), (self.found.edges, 2)):
+            # Boxes of the whole motion: pairs whose boxes stay apart do.
+            whole = torch.cat((rows[:, :first], rows[:, :first] + len(y)), dim=1)
+            whole = torch.cat((whole, rows[:, first:], rows[:, first:] + len(y)), dim=1)
+            stencil.append(rows[boxes_close(ends, whole, 2 * first, KEEP * self.contact.d_hat)])
+            count.append(len(stencil[-1]))
+        stencil = torch.cat(stencil)
+        edges = torch.arange(len(stencil), device=x.device) >= count[0] + count[1]
         time = safe_time(y[stencil], p[stencil], edges)
         out = x.new_ones(self.scenes)
         return share * out.scatter_reduce(0, stencil[:, 0] // self.points, time, "amin")

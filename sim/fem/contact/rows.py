@@ -13,6 +13,7 @@ exclusion; the weights of edge pairs are our own (Buffon's needle).
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -20,10 +21,10 @@ import torch
 from torch import Tensor
 
 from .candidates import Candidates
-from .distances import PLANE, edge_edge_kind, nearest, point_edge_kind, point_triangle_kind
+from .distances import PLANE, dot, edge_edge_kind, nearest, point_edge_kind, point_triangle_kind
 from .surface import Surface
 
-__all__ = ["Rows", "active_rows", "closest_squared"]
+__all__ = ["Rows", "active_rows", "boxes_close", "closest_squared"]
 
 POINT_SHARE, EDGE_SHARE = 0.75, 0.25
 FADE = 1e-3
@@ -57,9 +58,9 @@ def active_rows(surface: Surface, found: Candidates, x: Tensor, d_hat: float) ->
     """
     stencil, kind, weight = _point_rows(surface, found, x, d_hat)
     pairs, edge = found.edges, found.edge
+    close = boxes_close(x, pairs, 2, d_hat)
+    pairs, edge = pairs[close], edge[close]
     X = x[pairs]
-    close = _boxes_close(X[:, :2], X[:, 2:], d_hat)
-    X, pairs, edge = X[close], pairs[close], edge[close]
     edge_kind = edge_edge_kind(X)
     near = nearest(X, edge_kind).squared < d_hat * d_hat
     X, pairs, edge, edge_kind = X[near], pairs[near], edge[near], edge_kind[near]
@@ -68,7 +69,7 @@ def active_rows(surface: Surface, found: Candidates, x: Tensor, d_hat: float) ->
     edge_weight = EDGE_SHARE * 0.5 * math.pi * width.prod(1)
     eps = FADE * (length * length).prod(1)
     n = torch.linalg.cross(X[:, 1] - X[:, 0], X[:, 3] - X[:, 2])
-    fades = (n * n).sum(-1) < eps
+    fades = dot(n, n) < eps
     order = torch.cat(((~fades).nonzero()[:, 0], fades.nonzero()[:, 0]))
     return Rows(
         torch.cat((stencil, pairs[order])),
@@ -78,9 +79,17 @@ def active_rows(surface: Surface, found: Candidates, x: Tensor, d_hat: float) ->
     )
 
 
-def _boxes_close(a: Tensor, b: Tensor, reach: float) -> Tensor:
-    """Whether the boxes of two sets of points (P, ·, 3) are within reach in every direction."""
-    return (a.amin(1) <= b.amax(1) + reach).all(-1) & (b.amin(1) <= a.amax(1) + reach).all(-1)
+def boxes_close(x: Tensor, stencil: Tensor, first: int, reach: float) -> Tensor:
+    """Rows whose first points' box is within reach of the box of the others in every direction."""
+    rows = torch.arange(len(stencil), device=x.device)
+    for axis in range(3):
+        u = x[:, axis].contiguous()
+        a = [u[stencil[rows, k]] for k in range(first)]
+        b = [u[stencil[rows, k]] for k in range(first, stencil.shape[1])]
+        low, high = (functools.reduce(f, a) for f in (torch.minimum, torch.maximum))
+        under, over = (functools.reduce(f, b) for f in (torch.minimum, torch.maximum))
+        rows = rows[(low <= over + reach) & (under <= high + reach)]
+    return rows
 
 
 def _point_rows(
@@ -90,9 +99,9 @@ def _point_rows(
     device, squared = x.device, d_hat * d_hat
     n, n_edges, n_faces = surface.point_count, len(surface.edges), len(surface.triangles)
     stride = n_faces + n_edges + n
-    X = x[found.faces]
-    close = _boxes_close(X[:, :1], X[:, 1:], d_hat)
-    X, faces, triangle = X[close], found.faces[close], found.triangle[close]
+    close = boxes_close(x, found.faces, 1, d_hat)
+    faces, triangle = found.faces[close], found.triangle[close]
+    X = x[faces]
     kind = point_triangle_kind(X)
     near = nearest(X, kind).squared < squared
     kind, faces, triangle = kind[near], faces[near], triangle[near]
@@ -130,7 +139,7 @@ def _point_rows(
     dots = torch.unique(torch.cat((dots, at_edge, single[:, 0] * n + single[:, 1] % n)))
     w, p = _split(dots, n)
     r = x[w] - x[w // n * n + p]
-    near = (r * r).sum(-1) < squared
+    near = dot(r, r) < squared
     keys.append((w * stride + n_faces + n_edges + p)[near])
     signs.append(point_sign[p][near])
 
