@@ -143,8 +143,9 @@ def bench(config: BenchConfig, folder: RunFolder, report: Report | None = None) 
                 ) from None
             table.add(cell.key, {**row, **spent.total(cell.key)})
             done += 1
-            if k + 1 == len(todo) or todo[k + 1].task != cell.task:
+            if k + 1 < len(todo) and todo[k + 1].task != cell.task:
                 draw(table.rows, folder.path)
+    draw(table.rows, folder.path)
     return table.content()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,8 +45,8 @@ def text_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 def draw(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     """Write curves and table as .png and .svg into the folder; nothing without rows.
 
-    Curves are the best loss so far of records over the full horizon; of policies the mean of the
-    episodes that an iteration has seen. They end at the loss of the result.
+    Curves are the best loss so far of records over the full horizon; of policies, the mean of the
+    episodes that each iteration has explored. They end at the loss of the result.
     """
     panels: dict[str, list[Search]] = {}
     lines: dict[str, dict[str, float]] = {}
@@ -55,7 +56,7 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
             if loss := row.get(label, {}).get("loss"):
                 lines.setdefault(row["task"], {})[name] = loss
         if "error" not in row and row["loss"]:
-            cost, loss = _best_so_far(row)
+            cost, loss = _curve(row)
             end = (row["simulator_steps"], row["loss"])
             searches.append(Search(row["method"], cost, loss, end, row["success"]))
     texts = text_rows(rows)
@@ -65,7 +66,7 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
         if any(panels.values()):
             made.append(plot_searches(
                 panels, folder / f"curves.{ending}", references=lines, xlabel="simulator steps",
-                title="Loss at equal simulator steps", ylabel="loss, best so far",
+                title="Loss at equal simulator steps", ylabel="loss",
             ))  # fmt: skip
         if texts:
             made.append(plot_table(
@@ -75,17 +76,13 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     return made
 
 
-def _best_so_far(row: dict[str, Any]) -> tuple[list[float], list[float]]:
+def _curve(row: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Cost and loss on the way."""
     history = [r for r in row["history"] if r[2] is not None]
     longest = max((r[1] for r in history), default=0)
-    cost, best = [], []
-    least = math.inf
-    for steps, horizon, loss in history:
-        if horizon == longest:
-            least = min(least, loss)
-            cost.append(steps)
-            best.append(least)
-    return cost, best
+    cost = [steps for steps, horizon, _ in history if horizon == longest]
+    losses = [loss for _, horizon, loss in history if horizon == longest]
+    return cost, losses if "unseen" in row else list(itertools.accumulate(losses, min))
 
 
 def _reached(found: dict[str, Any], start: dict[str, Any]) -> tuple[str, str, str, str]:
