@@ -55,6 +55,8 @@ class FEMState(State):
     theta_ref: Tensor | None = None
     """Rest angles of all hinges [rad], (B, H) in the order of the sheets, where creases may form;
     None: those of the rest shape."""
+    alpha: Tensor | None = None
+    """What plastic bending has hardened every hinge by, (B, H), see `sim/shell/creases.py`."""
     t: float = 0.0
     """Time [s]."""
 
@@ -185,7 +187,7 @@ class FEMModel:
             batch_size: B.
             x: positions [m], (N, 3) or (B, N, 3); default X.
             v: velocities [m/s], likewise; default 0.
-            creases: keep rest angles in the state, starting with those of X.
+            creases: keep rest angles in the state, starting with those of X; plastic parts always do.
             device: of all tensors.
         """
         options: dict[str, Any] = {"dtype": torch.float64, "device": device}
@@ -200,8 +202,8 @@ class FEMModel:
             return given.expand(shape).clone()
 
         pose = torch.tensor([[*h.position, *h.orientation] for h in self.handles], **options)
-        theta = None
-        if creases:
+        theta, plastic = None, any(part.plastic for part in self.parts)
+        if creases or plastic:
             sheets = [p for p in self.parts if isinstance(p, Sheet) and p.hinge_count]
             angles = [hinge_angle(self.X[p.hinges[0]]) for p in sheets]
             theta = torch.cat([*angles, torch.zeros(0).to(self.X)]).to(**options)
@@ -211,4 +213,5 @@ class FEMModel:
             v=field(torch.zeros_like(self.X) if v is None else v, "v"),
             pose=pose.reshape(len(self.handles), 7).repeat(batch_size, 1, 1),
             theta_ref=theta,
+            alpha=torch.zeros_like(theta) if plastic else None,
         )

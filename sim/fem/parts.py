@@ -53,6 +53,8 @@ class Part:
     dim: ClassVar[int]
     names: ClassVar[tuple[str, ...]]
     """Parameters."""
+    plastic: ClassVar[bool] = False
+    """Whether its hinges take new rest angles, `flow`; see `sim/shell/creases.py`."""
     positive: ClassVar[tuple[str, ...]] = ("E", "rho", "h", "r")
 
     def __post_init__(self) -> None:
@@ -103,6 +105,10 @@ class Part:
         self, c: Values, scenes: int, points: int, tau: float, x_start: Tensor, bent: Tensor | None
     ) -> list[Element]:
         """Elements with coefficients c; `bent` (B, H) replaces the rest angles of hinges."""
+        raise NotImplementedError
+
+    def flow(self, c: Values, x: Tensor, bent: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Rest angles and hardening (B, H) after a step to x (B, N, 3); only where `plastic`."""
         raise NotImplementedError
 
     def shape_gradients(self, X: Tensor) -> tuple[Tensor, Tensor]:

@@ -171,7 +171,22 @@ class SolverFEM:
         self.newton = NewtonInfo()
         for _ in range(config.lags if model.contacts else 1):
             y = self._solve(theta | {"x_lag": y if model.contacts else None}, state, y, scheme.span)
-        return finish(config.scheme, state, y, scheme, pose, points, follow(pose[:, owner]), h)
+        end = finish(config.scheme, state, y, scheme, pose, points, follow(pose[:, owner]), h)
+        return self._flow(end, prepared)
+
+    def _flow(self, state: FEMState, c: PreparedFEM) -> FEMState:
+        """The state after its plastic parts have taken new rest angles."""
+        model = self.model
+        if not any(part.plastic for part in model.parts):
+            return state
+        bent, alpha = state.theta_ref.clone(), state.alpha.clone()
+        slices = model.hinge_slices()
+        for part, values in zip(model.parts, c.parts, strict=True):
+            if part.plastic:
+                ours = slices[part.name]
+                old = state.theta_ref[:, ours], state.alpha[:, ours]
+                bent[:, ours], alpha[:, ours] = part.flow(values, state.x, *old)
+        return state.replace(theta_ref=bent, alpha=alpha)
 
     def _solve(self, theta: dict[str, Any], state: FEMState, guess: Tensor, span: float) -> Tensor:
         """Positions (B, N, 3) with r = 0 on the free points."""
@@ -256,8 +271,11 @@ class SolverFEM:
         expected: dict[str, tuple[int, ...]] = {"x": shape, "v": shape}
         expected |= {"pose": (B, len(model.handles), 7)}
         expected |= {n: shape for n in ("x_prev", "v_prev") if getattr(state, n) is not None}
-        if state.theta_ref is not None:
-            expected["theta_ref"] = (B, model.hinge_count)
+        plastic = any(part.plastic for part in model.parts)
+        hinges = ("theta_ref", "alpha")
+        expected |= {
+            n: (B, model.hinge_count) for n in hinges if plastic or getattr(state, n) is not None
+        }
         for name, want in expected.items():
             fix = "Start from model.initial_state(batch_size)"
             _check_tensor(f"SolverFEM: state.{name}", getattr(state, name), want, x, fix)
