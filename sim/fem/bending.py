@@ -10,7 +10,8 @@ seen from the side the normals point to. It is exact from −π to π (excluded)
 
 All functions take stencils x (..., 4, 3) or (..., 3, 3) and are made of torch operations.
 Differentiable in x (once) and in all coefficients.
-Source: Tamstorf & Grinspun 2013 for the derivatives of θ, re-derived; Bergou et al. 2008 (Discrete Elastic Rods), Eq. 1 and 4, for the bend.
+Source: Tamstorf & Grinspun 2013 for the derivatives of θ, re-derived; Bergou et al. 2008 (Discrete
+Elastic Rods), Eq. 1 and 4, for the bend.
 """
 
 from __future__ import annotations

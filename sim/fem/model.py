@@ -48,10 +48,10 @@ class FEMState(State):
     """Velocities [m/s], (B, N, 3)."""
     pose: Tensor
     """Poses of all handles, (B, K, 7): position [m] and quaternion (w, x, y, z)."""
-    x_prev: Tensor | None = None
-    """Positions one step ago [m], for "bdf2" only; None before the first step."""
-    v_prev: Tensor | None = None
-    """Velocities one step ago [m/s], for "bdf2" only."""
+    x_prev: Tensor
+    """Positions one step ago [m], (B, N, 3); the first ones at the start."""
+    v_prev: Tensor
+    """Velocities one step ago [m/s], (B, N, 3)."""
     theta_ref: Tensor | None = None
     """Rest angles of all hinges [rad], (B, H) in the order of the sheets, where creases may form;
     None: those of the rest shape."""
@@ -59,6 +59,8 @@ class FEMState(State):
     """What plastic bending has hardened every hinge by, (B, H), see `sim/shell/creases.py`."""
     t: float = 0.0
     """Time [s]."""
+    steps: int = 0
+    """Steps since the start; set it to 0 where the motion starts anew, as after a change of x."""
 
 
 @dataclasses.dataclass
@@ -208,9 +210,13 @@ class FEMModel:
             angles = [hinge_angle(self.X[p.hinges[0]]) for p in sheets]
             theta = torch.cat([*angles, torch.zeros(0).to(self.X)]).to(**options)
             theta = theta.repeat(batch_size, 1)
+        x = field(self.X if x is None else x, "x")
+        v = field(torch.zeros_like(self.X) if v is None else v, "v")
         return FEMState(
-            x=field(self.X if x is None else x, "x"),
-            v=field(torch.zeros_like(self.X) if v is None else v, "v"),
+            x=x,
+            v=v,
+            x_prev=x.clone(),
+            v_prev=v.clone(),
             pose=pose.reshape(len(self.handles), 7).repeat(batch_size, 1, 1),
             theta_ref=theta,
             alpha=torch.zeros_like(theta) if plastic else None,

@@ -176,9 +176,8 @@ def newton(
         t = potential.max_step(y, p)
         if bool((active & ~(t > 0)).any()):
             raise _failure(where, "contact admits no step; ", norm, active, settings, info)
-        y, energy, noise = _search(
-            where, potential, start, y, p, t, energy + noise, slope, moving, active, info
-        )
+        search = _Search(where, potential, start, free, y, p, energy + noise, slope, norm, moving)
+        y, energy, noise, t = search.run(t, active, info)
         arrived = moving & (t == 1)
         if bool(arrived.any()):  # exactly, so that no rounding keeps the goal away
             y[:, driven] = torch.where(arrived[:, None, None], goal, y[:, driven])
@@ -186,20 +185,46 @@ def newton(
         r = potential.gradient(y)
 
 
-def _search(where, potential, start, y, p, t, level, slope, moving, active, info):
-    """Halve t per scene until Φ falls enough; where driven points move, until it is finite."""
-    for _ in range(60):
-        trial = y + t[:, None, None] * p
-        energy, noise = potential.energy(trial, start)
-        low = energy <= level + noise + 1e-4 * t * slope
-        accepted = ~active | torch.where(moving, torch.isfinite(energy), low)
-        if bool(accepted.all()):
-            return trial, energy, noise
-        info.halvings += 1
-        t.copy_(torch.where(accepted, t, 0.5 * t))
-    got = f"none along the direction of iteration {info.iterations}"
-    fix = "Lower dt, or check that the start is not degenerate"
-    raise ConvergenceError(message(where, "a lower energy", got, fix), iterations=info.iterations)
+@dataclasses.dataclass
+class _Search:
+    """Backtracking along p from y, where Φ and ‖r‖ are `level` and `norm`, with slope r·p."""
+
+    where: str
+    potential: Potential
+    start: Tensor
+    free: Tensor
+    y: Tensor
+    p: Tensor
+    level: Tensor
+    slope: Tensor
+    norm: Tensor
+    moving: Tensor
+
+    def run(self, t: Tensor, active: Tensor, info: NewtonInfo) -> tuple[Tensor, ...]:
+        """Halve t per scene until Φ falls enough; return the new y, Φ, its rounding, and t.
+
+        Where driven points move, until Φ is finite. Near the minimum Φ rounds more than it falls:
+        there a smaller residual decides.
+        """
+        for _ in range(60):
+            trial = self.y + t[:, None, None] * self.p
+            energy, noise = self.potential.energy(trial, self.start)
+            low = energy <= self.level + noise + 1e-4 * t * self.slope
+            accepted = ~active | torch.where(self.moving, torch.isfinite(energy), low)
+            near = ~accepted & (energy <= self.level + 1e6 * noise)
+            if bool(near.any()):
+                norm = self.potential.gradient(trial)[:, self.free].flatten(1).norm(dim=1)
+                accepted = accepted | (near & (norm < 0.9 * self.norm))
+            if bool(accepted.all()):
+                return trial, energy, noise, t
+            info.halvings += 1
+            t = torch.where(accepted, t, 0.5 * t)
+        got = (
+            f"none along the direction of iteration {info.iterations}, ‖r‖ = {info.residual:.3e} N"
+        )
+        fix = "Lower dt, raise tol, or check that the start is not degenerate"
+        text = message(self.where, "a lower energy", got, fix)
+        raise ConvergenceError(text, iterations=info.iterations, residual=info.residual)
 
 
 def _factor(

@@ -52,7 +52,7 @@ def start_of(
     if scheme == "static":
         return Start(torch.zeros_like(mass), load, x, dt, dt)
     tau, base, hat = dt, x, x + dt * v
-    if scheme == "bdf2" and state.x_prev is not None and state.v_prev is not None:
+    if scheme == "bdf2" and state.steps > 0:
         tau = 2 * dt / 3
         base = (4 * x - state.x_prev) / 3
         hat = base + tau * (4 * v - state.v_prev) / 3
@@ -85,7 +85,5 @@ def finish(
             v = v.index_copy(1, points, (driven - state.x[:, points]) / dt)
     else:
         x, v = y, (y - start.base) / start.tau
-    changes = {"x": x, "v": v, "pose": pose, "t": state.t + dt}
-    if scheme == "bdf2":
-        changes |= {"x_prev": state.x, "v_prev": state.v}
-    return state.replace(**changes)
+    before = {"x_prev": state.x, "v_prev": state.v}
+    return state.replace(x=x, v=v, pose=pose, t=state.t + dt, steps=state.steps + 1, **before)

@@ -268,9 +268,8 @@ class SolverFEM:
             fix = "Convert the state by state.to(torch.float64)"
             raise InputError(message("SolverFEM", "float64", str(x.dtype), fix))
         shape = (B, model.point_count, 3)
-        expected: dict[str, tuple[int, ...]] = {"x": shape, "v": shape}
-        expected |= {"pose": (B, len(model.handles), 7)}
-        expected |= {n: shape for n in ("x_prev", "v_prev") if getattr(state, n) is not None}
+        expected: dict[str, tuple[int, ...]] = {n: shape for n in ("x", "v", "x_prev", "v_prev")}
+        expected["pose"] = (B, len(model.handles), 7)
         plastic = any(part.plastic for part in model.parts)
         hinges = ("theta_ref", "alpha")
         expected |= {
