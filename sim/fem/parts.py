@@ -251,7 +251,8 @@ class Sheet(Part):
     def _plates(self, X: Tensor, area: Tensor, D: Tensor, nu: Tensor) -> Tensor:
         """K (b, S, 3, 3) with ½ θ·K θ = A D/2 [(1 − ν) tr Λ² + ν (tr Λ)²], Λ = Σ θ_i |e_i| n_i n_iᵀ / 2A.
 
-        n_i is the normal of side i in the plane of the triangle; borders have no hinge.
+        n_i is the normal of side i in the plane of the triangle. A border has no hinge: its angle is
+        what makes the energy least, so no moment acts across it, as on free and pinned edges.
         """
         corners = X[:, self.cells.to(X.device)]
         sides = corners.roll(-2, -2) - corners.roll(-1, -2)
@@ -260,8 +261,12 @@ class Sheet(Part):
         lengths = length.unsqueeze(-1) * length.unsqueeze(-2)
         nu, D, area = (t[..., None, None] for t in (nu, D, area))
         K = D / (4 * area) * ((1 - nu) * gram**2 / lengths + nu * lengths)
-        inside = (self.sides < self.hinge_count).to(X)
-        return K * inside.unsqueeze(-1) * inside.unsqueeze(-2)
+        inside = self.sides.to(X.device) < self.hinge_count
+        for i in range(3):
+            own, row = K[..., i : i + 1, i : i + 1], K[..., i : i + 1, :]
+            K = torch.where(inside[:, i, None, None], K, K - row.mT * row / own)
+        used = inside.to(X)  # what was eliminated is zero but for rounding
+        return K * used.unsqueeze(-1) * used.unsqueeze(-2)
 
     def by_side(self, value: Tensor) -> Tensor:
         """Values of hinges (b, H) for the sides of triangles (b, S, 3), 0 at borders."""

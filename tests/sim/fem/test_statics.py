@@ -150,7 +150,7 @@ def test_rigidity_does_not_depend_on_triangles(generator):
     for crossed in (True, False):
         for cells in ((10, 4), (20, 8), (20, 4)):
             X, triangles = rectangle(cells, (0.2, 0.05), crossed)
-            sheet = Sheet(name="s", cells=triangles, E=1e9, nu=0.3, h=1e-3, rho=1.0)
+            sheet = Sheet(name="s", cells=triangles, E=1e9, nu=0.0, h=1e-3, rho=1.0)
             model = FEMModel(X, [sheet], gravity=NONE)
             kappa = 0.5
             turn = kappa * X[:, 0]
@@ -158,7 +158,7 @@ def test_rigidity_does_not_depend_on_triangles(generator):
             solver = SolverFEM(model)
             state = model.initial_state(x=x)
             terms = solver.prepare(None, state).terms(model, 1, 1.0, None, None)
-            D = 1e9 * 1e-9 / 12 / (1 - 0.09)
+            D = 1e9 * 1e-9 / 12
             inner = (cells[0] - 1) / cells[0]
             expected = 0.5 * D * kappa**2 * 0.01 * inner
             assert relative_error(terms[1].energy(x)[0], torch.tensor(expected)) < 1e-3
