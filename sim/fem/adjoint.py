@@ -136,7 +136,9 @@ class _HessianFactor(Factor):
     def _solve(self, b, x0, transpose, tol):
         residual = self.residual
         self.operator.rmatvec(b)  # assembles the blocks at the root
-        factor = factorize(residual.blocks, residual.pattern, residual.linear, ADJOINT_TOL)
+        factor = factorize(
+            residual.blocks, residual.pattern, residual.linear, ADJOINT_TOL, definite=False
+        )
         x = factor.solve(b)
         if residual.linear != "cg":  # one refinement: contact makes H ill-conditioned
             x = x + factor.solve(b - self.operator.rmatvec(x))

@@ -4,19 +4,23 @@ Local blocks (S, 3 k, 3 k) of elements go to fixed places of a block-sparse matr
 elimination order are found once; blocks of contact are added where they come. Each scene of a batch is
 its own matrix.
 
-A factor says for each scene whether the matrix is positive definite: LU without pivoting has the signs
-of LDLᵀ on its diagonal (Sylvester's law of inertia), so Newton's method learns from the factor it
-needs anyway whether its direction goes down.
+A factor says for each scene whether the matrix is positive definite, so Newton's method learns from the
+factor it needs anyway whether its direction goes down.
+
+Source: George & Liu 1981 (band and minimum-degree orders); Sylvester's law of inertia for the signs.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse
+import scipy.sparse.csgraph
 import scipy.sparse.linalg
 import torch
 from torch import Tensor
@@ -54,7 +58,7 @@ class Pattern:
     """Where element blocks go in the matrix of the free points of one scene.
 
     Args:
-        rows: stencils of one scene per term, integers (S, k).
+        rows: stencils of one scene per set of blocks, integers (S, k).
         free: points that are solved for, integers (F,).
         points: N.
     """
@@ -71,16 +75,27 @@ class Pattern:
         used = torch.unique(torch.cat(keys))
         used = used[used >= 0]
         row, col = used % self.size, used // self.size
-        self.order = _elimination_order(row, col, self.size)
-        """Place of each free point in the matrix, (F,)."""
+        order = _band_order(row.numpy(), col.numpy(), self.size)
         self.place = torch.full((points,), -1).long()
-        self.place[free] = self.order
-        self.keys = torch.sort(self.order[col] * self.size + self.order[row]).values
+        """Place of each point in the matrix, (N,); −1 for driven ones."""
+        self.place[free] = order
+        self.keys = torch.sort(order[col] * self.size + order[row]).values
         self.count = len(self.keys)
         # Blocks with a driven point go to one more, unused slot.
         self.slots = [self._slots(stencil) for stencil in rows]
-        self.diagonal = torch.searchsorted(self.keys, self.order * (self.size + 1))
-        self._csc()
+        self.diagonal = torch.searchsorted(self.keys, order * (self.size + 1))
+        self.scalars = (3 * order[:, None] + torch.arange(3)).reshape(-1)
+        """Place of each free coordinate, (3 F,)."""
+        axis = torch.arange(3)
+        row, col = (3 * (k[:, None, None]) for k in (self.keys % self.size, self.keys // self.size))
+        shape = (self.count, 3, 3)
+        self.entries = (row + axis[:, None]).expand(shape), (col + axis).expand(shape)
+        """Row and column of every entry of every slot."""
+        lower = (self.entries[0] >= self.entries[1]).reshape(-1).nonzero()[:, 0]
+        row, col = (e.reshape(-1)[lower] for e in self.entries)
+        self.width = int((row - col).max()) + 1 if len(row) else 1
+        self.band = lower, col * self.width + row - col
+        """Entries of the lower triangle, and their places in (3 F, width) of LAPACK's banded form."""
 
     def _slots(self, stencil: Tensor) -> Tensor:
         local = self.place[stencil]
@@ -88,30 +103,8 @@ class Pattern:
         found = torch.searchsorted(self.keys, (col * self.size + row).clamp_min(0))
         return torch.where((row < 0) | (col < 0), self.count, found).reshape(-1)
 
-    def _csc(self) -> None:
-        """Index arrays of the scalar matrix, and where each block entry lies in its data."""
-        row, col = (self.keys % self.size).numpy(), (self.keys // self.size).numpy()
-        per_column = np.bincount(col, minlength=self.size)
-        start = np.concatenate(([0], np.cumsum(per_column)))
-        within = np.arange(self.count) - start[col]
-        axis = np.arange(3)
-        # Entry (r, c) of block p: after all earlier columns, then c columns of this one, then rows.
-        at = 9 * start[col][:, None, None] + 3 * axis * per_column[col][:, None, None]
-        at = at + 3 * within[:, None, None] + axis[:, None]
-        source = np.empty(9 * self.count, dtype=np.int64)
-        source[at.reshape(-1)] = np.arange(9 * self.count)
-        self.source = torch.from_numpy(source)
-        rows = np.broadcast_to(3 * row[:, None, None] + axis[:, None], at.shape)
-        indices = np.empty(9 * self.count, dtype=np.int32)
-        indices[at.reshape(-1)] = rows.reshape(-1)
-        pointers = np.repeat(9 * start[:-1], 3) + np.tile(axis, self.size) * np.repeat(
-            3 * per_column, 3
-        )
-        self.indices, self.pointers = indices, np.append(pointers, 9 * self.count).astype(np.int32)
-        self.scalars = (3 * self.order[:, None] + torch.arange(3)).reshape(-1)
-
     def values(self, blocks: Blocks) -> Tensor:
-        """Sums of the fixed blocks per slot, (B, count, 3, 3)."""
+        """Sums of the fixed blocks per slot, (B, count, 9)."""
         diagonal = blocks.diagonal
         B = len(diagonal)
         out = diagonal.new_zeros(B, self.count + 1, 9)
@@ -119,34 +112,35 @@ class Pattern:
         place = self.diagonal.to(out.device)
         out[:, place[:, None], axes] = diagonal[:, self.free.to(out.device), None]
         for slots, (stencil, local) in zip(self.slots, blocks.fixed, strict=True):
-            k = stencil.shape[1]
-            local = local.reshape(B, -1, k, 3, k, 3).transpose(3, 4).reshape(B, -1, 9)
-            out.index_add_(1, slots.to(out.device), local)
+            if len(stencil):
+                k = stencil.shape[1]
+                local = local.reshape(B, -1, k, 3, k, 3).transpose(3, 4).reshape(B, -1, 9)
+                out.index_add_(1, slots.to(out.device), local)
         return out[:, :-1]
 
-    def matrix(self, data: Tensor) -> scipy.sparse.csc_matrix:
-        """The matrix of one scene from its values (count, 9), in elimination order."""
-        data = data.reshape(-1)[self.source].numpy()
-        size = 3 * self.size
-        return scipy.sparse.csc_matrix((data, self.indices, self.pointers), shape=(size, size))
+    def banded(self, values: Tensor) -> np.ndarray:
+        """Lower band (width, 3 F) of one scene from its values (count, 9)."""
+        source, target = self.band
+        flat = values.new_zeros(3 * self.size * self.width)
+        flat[target] = values.reshape(-1)[source]
+        return flat.view(3 * self.size, self.width).numpy().T
+
+    def matrix(self, values: Tensor) -> scipy.sparse.csc_matrix:
+        """The matrix of one scene from its values (count, 9)."""
+        row, col = (e.reshape(-1).numpy() for e in self.entries)
+        shape = (3 * self.size, 3 * self.size)
+        return scipy.sparse.csc_matrix((values.reshape(-1).numpy(), (row, col)), shape=shape)
 
 
-def _elimination_order(row: Tensor, col: Tensor, size: int) -> Tensor:
-    """Place of each point in an order with little fill: minimum degree on the graph of points."""
-    if size < 3:
-        return torch.arange(size)
-    weight = np.where(row.numpy() == col.numpy(), float(len(row)), -1.0)
-    graph = scipy.sparse.csc_matrix((weight, (row.numpy(), col.numpy())), shape=(size, size))
-    lu = scipy.sparse.linalg.splu(graph, **_SYMMETRIC)
-    return torch.from_numpy(lu.perm_c.astype(np.int64))
-
-
-_SYMMETRIC = {
-    "permc_spec": "MMD_AT_PLUS_A",
-    "diag_pivot_thresh": 0.0,
-    "options": {"SymmetricMode": True},
-}
-_ORDERED = _SYMMETRIC | {"permc_spec": "NATURAL"}
+def _band_order(row: np.ndarray, col: np.ndarray, size: int) -> Tensor:
+    """Place of each point in an order of small bandwidth (reverse Cuthill–McKee)."""
+    if not size:
+        return torch.zeros(0).long()
+    graph = scipy.sparse.csr_matrix((np.ones(len(row)), (row, col)), shape=(size, size))
+    sequence = scipy.sparse.csgraph.reverse_cuthill_mckee(graph, symmetric_mode=True)
+    order = np.empty(size, dtype=np.int64)
+    order[sequence] = np.arange(size)
+    return torch.from_numpy(order)
 
 
 class Factor(abc.ABC):
@@ -160,40 +154,103 @@ class Factor(abc.ABC):
         """H⁻¹ b."""
 
 
-class SparseFactor(Factor):
-    """SuperLU of each scene, on the CPU."""
+BAND_WORK = 4e9
+"""Products of a banded factor, n width², up to which it beats a general sparse one."""
 
-    def __init__(self, blocks: Blocks, pattern: Pattern, scenes: Sequence[int]):
+Solve = Callable[[np.ndarray], np.ndarray]
+
+
+class SparseFactor(Factor):
+    """Direct factors of each scene on the CPU: banded Cholesky, else sparse LU.
+
+    Bands beat general fill at these sizes because all work is in dense blocks, and Cholesky tells
+    whether the matrix is positive definite.
+    """
+
+    def __init__(
+        self, blocks: Blocks, pattern: Pattern, scenes: Sequence[int], definite: bool = True
+    ):
         values = pattern.values(blocks).cpu()
-        self.pattern, self.parts = pattern, {}
+        self.pattern = pattern
+        self.parts: dict[int, Solve] = {}
         positive = torch.zeros(len(values), dtype=torch.bool)
         contact = _contact_matrices(blocks, pattern, scenes)
+        n = 3 * pattern.size
         for b in scenes:
-            A, options = pattern.matrix(values[b]), _ORDERED
-            if contact.get(b) is not None:
-                A, options = A + contact[b], _SYMMETRIC
-            try:
-                lu = scipy.sparse.linalg.splu(A, **options)
-            except RuntimeError:  # exactly singular
-                continue
-            pivoted = not np.array_equal(lu.perm_r, lu.perm_c)
-            positive[b] = not pivoted and bool((lu.U.diagonal() > 0).all())
-            self.parts[b] = lu
+            solve: Solve | None = None
+            if b in contact:
+                A = (pattern.matrix(values[b]) + contact[b]).tocsc()
+                solve, ok = _reordered(A)
+            elif n * pattern.width**2 <= BAND_WORK:
+                solve, ok = _cholesky(pattern.banded(values[b]))
+            else:
+                solve, ok = _lu(pattern.matrix(values[b]), symmetric=True)
+            if not ok and not definite:
+                A = pattern.matrix(values[b]) + contact.get(b, 0)
+                solve = _lu(A.tocsc(), symmetric=False)[0]
+            positive[b] = ok
+            if solve is not None:
+                self.parts[b] = solve
         self.positive = positive.to(blocks.diagonal.device)
 
     def solve(self, b):
         place = self.pattern.scalars
         rhs = b.detach().cpu()
         out = torch.zeros_like(rhs)
-        for scene, lu in self.parts.items():
+        for scene, solve in self.parts.items():
             ordered = torch.empty_like(rhs[scene])
             ordered[place] = rhs[scene]
-            out[scene] = torch.from_numpy(lu.solve(ordered.numpy()))[place]
+            out[scene] = torch.from_numpy(solve(ordered.numpy()))[place]
         return out.to(b.device)
 
 
+def _cholesky(band: np.ndarray) -> tuple[Solve | None, bool]:
+    try:
+        lower = scipy.linalg.cholesky_banded(band, True, lower=True, check_finite=False)
+    except scipy.linalg.LinAlgError:
+        return None, False
+    return lambda b: scipy.linalg.cho_solve_banded((lower, True), b, check_finite=False), True
+
+
+def _reordered(A: scipy.sparse.csc_matrix) -> tuple[Solve | None, bool]:
+    """Factor of a matrix whose pattern contact has changed."""
+    sequence = scipy.sparse.csgraph.reverse_cuthill_mckee(A, symmetric_mode=True)
+    place = np.empty_like(sequence)
+    place[sequence] = np.arange(len(sequence))
+    coo = A.tocoo()
+    row, col = place[coo.row], place[coo.col]
+    below = row >= col
+    row, col, data = row[below], col[below], coo.data[below]
+    n, width = len(place), int((row - col).max()) + 1
+    if n * width**2 > BAND_WORK:
+        return _lu(A, symmetric=True)
+    band = np.zeros((n, width))
+    band[col, row - col] = data
+    inner, ok = _cholesky(band.T)
+    if inner is None:
+        return None, False
+
+    def solve(b: np.ndarray) -> np.ndarray:
+        return inner(b[sequence])[place]
+
+    return solve, ok
+
+
+def _lu(A: scipy.sparse.csc_matrix, symmetric: bool) -> tuple[Solve | None, bool]:
+    """LU; without pivoting for symmetric A, where its signs are those of the eigenvalues."""
+    options: dict[str, Any] = {"permc_spec": "MMD_AT_PLUS_A"}
+    if symmetric:
+        options |= {"diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
+    try:
+        lu = scipy.sparse.linalg.splu(A, **options)
+    except RuntimeError:  # exactly singular
+        return None, False
+    positive = np.array_equal(lu.perm_r, lu.perm_c) and bool((lu.U.diagonal() > 0).all())
+    return lu.solve, positive
+
+
 def _contact_matrices(blocks: Blocks, pattern: Pattern, scenes: Sequence[int]) -> dict:
-    """Sum of the moving blocks of each scene, in elimination order."""
+    """Sum of the moving blocks of each scene, in the order of the pattern."""
     found: dict[int, list] = {}
     for stencil, local in blocks.moving:
         if not len(stencil):
@@ -292,13 +349,17 @@ def factorize(
     tol: float = 1e-10,
     scenes: Sequence[int] | None = None,
     max_iterations: int | None = None,
+    definite: bool = True,
 ) -> Factor:
     """Factor of the Hessian by "sparse", "dense" or "cg" (to the relative tolerance `tol`).
 
-    `scenes` names those that will be solved for; the rows of the others are meaningless.
+    `scenes` names those that will be solved for; the rows of the others are meaningless. Without
+    `definite`, direct factors serve any regular matrix.
     """
     wanted = range(len(blocks.diagonal)) if scenes is None else scenes
     if linear == "cg":
         limit = 10 * 3 * pattern.size if max_iterations is None else max_iterations
         return CGFactor(blocks, pattern.free, tol, limit)
-    return (SparseFactor if linear == "sparse" else DenseFactor)(blocks, pattern, wanted)
+    if linear == "dense":
+        return DenseFactor(blocks, pattern, wanted)
+    return SparseFactor(blocks, pattern, wanted, definite)

@@ -8,7 +8,9 @@ Source: Sifakis & Barbič 2012, section 4 (linear simplices); `densities.py` and
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ from .bending import (
 from .densities import DENSITIES, project_psd, viscous
 from .terms import Term
 
-__all__ = ["Bends", "Element", "Plates", "Simplices", "Stencils"]
+__all__ = ["Bends", "Element", "PlateLayout", "Plates", "Simplices", "Stencils"]
 
 
 class Stencils:
@@ -43,10 +45,20 @@ class Stencils:
 
 
 class Element(Term):
-    """Base of all elements: gathering of points."""
+    """Base of all elements: gathering of points, and a memory of the last positions.
+
+    Energy, gradient and Hessian are asked for at the same positions in turn. What they share is kept
+    where no gradient is recorded, and positions are recognized by identity.
+    """
 
     def __init__(self, stencils: Stencils, scenes: int, points: int):
         self.stencils, self.scenes, self.points = stencils, scenes, points
+        self._seen: Tensor | None = None
+        self._kept: dict[str, Tensor] = {}
+
+    def patterns(self) -> list[Tensor]:
+        """Stencils of one scene whose blocks `hessian` gives, in its order."""
+        return [self.stencils.rows]
 
     def rows(self, x: Tensor) -> Tensor:
         """(B S, k)."""
@@ -59,6 +71,16 @@ class Element(Term):
     def spread(self, c: Tensor) -> Tensor:
         """Coefficients (1 or B, S, ...) for every scene."""
         return c.expand(self.scenes, *c.shape[1:])
+
+    def once(self, x: Tensor, name: str, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """function(x), from memory if it was asked for last time."""
+        if torch.is_grad_enabled():
+            return function(x)
+        if self._seen is not x:
+            self._seen, self._kept = x, {}
+        if name not in self._kept:
+            self._kept[name] = function(x)
+        return self._kept[name]
 
 
 class Simplices(Element):
@@ -92,12 +114,12 @@ class Simplices(Element):
 
     def deformation(self, x: Tensor) -> Tensor:
         """F (B, S, 3, d)."""
-        return self.local(x).mT @ self.shape
+        return self.once(x, "F", lambda x: self.local(x).mT @ self.shape)
 
     def _laws(self, F: Tensor):
         yield self.density, self.coefficients
         if self.rate is not None:
-            start = self.deformation(self.x_start)
+            start = self.local(self.x_start).mT @ self.shape
             yield DENSITIES["st_venant"], viscous(start, self.rate)
 
     def energy(self, x):
@@ -126,25 +148,37 @@ class Simplices(Element):
         return self.rows(x), blocks.flatten(0, 1)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlateLayout:
+    """Which hinges bend which triangles, in one scene."""
+
+    patches: Stencils
+    """Corners of a triangle and the points across its sides, (S, 6); at a border the corner itself."""
+    hinges: Stencils
+    """Ends of the common side, the corner to its left and to its right, (H, 4)."""
+    sides: Tensor
+    """Hinge opposite each corner, (S, 3); H where there is none."""
+    owners: Tensor
+    """Both places of each hinge among the 3 S sides, (H, 2)."""
+    views: Tensor
+    """Where the points of a patch stand among the 4 H points of hinges, (S, 3, 6); 4 H: nowhere."""
+
+
 class Plates(Element):
     """Bending of triangles by their three hinges: E = ½ Σ_T (θ − θ_ref)·K (θ − θ_ref) + viscous part.
 
-    Stencils are the corners of a triangle and the points across its sides, (S, 6); hinge i is opposite
-    corner i. At a border the corner stands for the missing point, and K is zero for its hinge.
     Projected blocks leave out the curvature of θ (Gauss–Newton), which needs no eigenvalues.
 
     Args:
-        stiffness: K [J], (1 or B, S, 3, 3), positive semidefinite.
-        reference: θ_ref of the hinges of each triangle [rad], (1 or B, S, 3).
+        layout: triangles and hinges.
+        stiffness: K [J], (1 or B, S, 3, 3), positive semidefinite, zero for sides without hinge.
+        reference: θ_ref [rad], (1 or B, H).
         rate: viscous K over time step, like `stiffness`, and `x_start` (B, N, 3); None: none.
     """
 
-    hinges = torch.tensor([[1, 2, 0, 3], [2, 0, 1, 4], [0, 1, 2, 5]])
-    """Points of hinge i in the stencil."""
-
     def __init__(
         self,
-        stencils: Stencils,
+        layout: PlateLayout,
         scenes: int,
         points: int,
         stiffness: Tensor,
@@ -152,56 +186,58 @@ class Plates(Element):
         rate: Tensor | None = None,
         x_start: Tensor | None = None,
     ):
-        super().__init__(stencils, scenes, points)
-        self.stiffness, self.reference, self.rate, self.x_start = (
-            stiffness,
-            reference,
-            rate,
-            x_start,
-        )
+        super().__init__(layout.hinges, scenes, points)
+        self.layout, self.stiffness, self.reference = layout, stiffness, reference
+        self.rate, self.x_start = rate, x_start
 
-    def _corners(self, x: Tensor) -> Tensor:
-        """(B, S, 3 hinges, 4, 3)."""
-        return self.local(x)[..., self.hinges.to(x.device), :]
+    def patterns(self):
+        return [self.layout.patches.rows, self.layout.hinges.rows]
+
+    def _sides(self, value: Tensor) -> Tensor:
+        """Values of hinges (b, H) at the sides of triangles (b, S, 3), 0 at borders."""
+        padded = torch.nn.functional.pad(value, (0, 1))
+        return padded[:, self.layout.sides.to(value.device)]
+
+    def _angles(self, x: Tensor) -> Tensor:
+        return self.once(x, "theta", lambda x: hinge_angle(self.local(x)))
+
+    def _slopes(self, x: Tensor) -> Tensor:
+        return self.once(x, "slope", lambda x: hinge_angle_gradient(self.local(x)))
 
     def _moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Energy (B, S), and its derivative in the angles (B, S, 3)."""
-        change = theta - self.reference
+        """Energy (B,), and its derivative in the angles (B, H)."""
+        change = self._sides(theta - self.reference)
         moment = (self.stiffness @ change.unsqueeze(-1)).squeeze(-1)
-        energy = (change * moment).sum(-1)
+        energy = change * moment
         if self.rate is not None:
-            change = theta - hinge_angle(self._corners(self.x_start))
+            change = self._sides(theta - hinge_angle(self.local(self.x_start)))
             drag = (self.rate @ change.unsqueeze(-1)).squeeze(-1)
-            moment, energy = moment + drag, energy + (change * drag).sum(-1)
-        return 0.5 * energy, moment
+            moment, energy = moment + drag, energy + change * drag
+        both = moment.flatten(1)[:, self.layout.owners.to(theta.device)]
+        return 0.5 * energy.sum((1, 2)), both[..., 0] + both[..., 1]
 
     def energy(self, x):
-        return self._moments(hinge_angle(self._corners(x)))[0].sum(1)
+        return self._moments(self._angles(x))[0]
 
     def gradient(self, x):
-        corners = self._corners(x)
-        moment = self._moments(hinge_angle(corners))[1]
-        by_hinge = moment[..., None, None] * hinge_angle_gradient(corners)
-        rows = self.rows(x)[:, self.hinges.to(x.device)]
-        return rows.flatten(1), by_hinge.flatten(2, 3).flatten(0, 1)
+        moment = self._moments(self._angles(x))[1]
+        by_hinge = moment[..., None, None] * self._slopes(x)
+        return self.rows(x), by_hinge.flatten(0, 1)
 
     def hessian(self, x, project=True):
+        layout = self.layout
         with torch.no_grad():
-            corners = self._corners(x)
-            slope = hinge_angle_gradient(corners)
-            jacobian = slope.new_zeros(*slope.shape[:-2], 6, 3)
-            for i, points in enumerate(self.hinges.tolist()):
-                jacobian[..., i, points, :] = slope[..., i, :, :]
-            jacobian = jacobian.flatten(-2)
+            slopes = torch.nn.functional.pad(self._slopes(x).flatten(1, 2), (0, 0, 0, 1))
+            jacobian = slopes[:, layout.views.to(x.device)].flatten(-2)  # (B, S, 3, 18)
             stiffness = self.stiffness if self.rate is None else self.stiffness + self.rate
-            blocks = jacobian.mT @ (stiffness @ jacobian)
-            if not project:
-                moment = self._moments(hinge_angle(corners))[1]
-                curve = moment[..., None, None] * hinge_angle_hessian(corners)
-                for i, points in enumerate(self.hinges.tolist()):
-                    at = (3 * torch.tensor(points)[:, None] + torch.arange(3)).reshape(-1)
-                    blocks[..., at[:, None], at] += curve[..., i, :, :]
-        return self.rows(x), blocks.flatten(0, 1)
+            bent = (jacobian.mT @ (stiffness @ jacobian)).flatten(0, 1)
+            patches = layout.patches.flat(self.scenes, self.points, x.device)
+            rows = self.rows(x)
+            if project:
+                return [(patches, bent), (rows[:0], bent.new_zeros(0, 12, 12))]
+            moment = self._moments(self._angles(x))[1][..., None, None]
+            curve = moment * hinge_angle_hessian(self.local(x))
+        return [(patches, bent), (rows, curve.flatten(0, 1))]
 
 
 class Bends(Element):

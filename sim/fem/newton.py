@@ -66,10 +66,11 @@ class Potential:
     """W [N/m] per point, (B, N)."""
     load: Tensor
     """l [N], (B, N, 3)."""
+    _last: tuple[Tensor, Tensor] | None = None
 
     def energy(self, y: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Φ(y) without the constant Φ of the quadratic part at `reference`, and its rounding, (B,)."""
-        flat, change = y.reshape(-1, 3), y - reference
+        flat, change = self._flat(y), y - reference
         weight = self.weight.unsqueeze(-1)
         slope = weight * reference - self.load
         quadratic = ((0.5 * weight * change + slope) * change).sum((1, 2))
@@ -79,19 +80,24 @@ class Potential:
 
     def gradient(self, y: Tensor) -> Tensor:
         """r on all points, (B, N, 3). Differentiable in what the terms, W and l carry."""
-        flat = y.reshape(-1, 3)
+        flat = self._flat(y)
         inner = assemble([term.gradient(flat) for term in self.terms], flat)
         return inner.view_as(y) + self.weight.unsqueeze(-1) * y - self.load
 
     def blocks(self, y: Tensor, project: bool) -> Blocks:
         """H as blocks."""
-        flat = y.reshape(-1, 3)
-        found = [(term, term.hessian(flat, project=project)) for term in self.terms]
-        return Blocks(
-            self.weight,
-            [pair for term, pair in found if not term.changing],
-            [pair for term, pair in found if term.changing],
-        )
+        flat, fixed, moving = self._flat(y), [], []
+        for term in self.terms:
+            found = term.hessian(flat, project=project)
+            pairs = found if isinstance(found, list) else [found]
+            (moving if term.changing else fixed).extend(pairs)
+        return Blocks(self.weight, fixed, moving)
+
+    def _flat(self, y: Tensor) -> Tensor:
+        """Points of all scenes; the same tensor for the same y, by which elements know it again."""
+        if self._last is None or self._last[0] is not y:
+            self._last = y, y.reshape(-1, 3)
+        return self._last[1]
 
     def update(self, start: Tensor, end: Tensor) -> None:
         """Let contact look for candidates between two configurations."""
@@ -180,7 +186,8 @@ def newton(
         y, energy, noise, t = search.run(t, active, info)
         arrived = moving & (t == 1)
         if bool(arrived.any()):  # exactly, so that no rounding keeps the goal away
-            y[:, driven] = torch.where(arrived[:, None, None], goal, y[:, driven])
+            there = torch.where(arrived[:, None, None], goal, y[:, driven])
+            y = y.index_copy(1, driven, there)
             energy, noise = potential.energy(y, start)
         r = potential.gradient(y)
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..core.errors import InputError, message
 from .bending import hinge_angle
 from .densities import DENSITIES, lame
-from .elements import Bends, Element, Plates, Simplices, Stencils
+from .elements import Bends, Element, PlateLayout, Plates, Simplices, Stencils
 
 __all__ = ["Part", "Rod", "Sheet", "Solid"]
 
@@ -200,35 +200,17 @@ class Sheet(Part):
         super().__post_init__()
         if self.bending:
             object.__setattr__(self, "hinges", _hinges(self.where, self.cells))
-            for name, value in zip(("sides", "patches"), self._sides(), strict=True):
-                object.__setattr__(self, name, value)
+            object.__setattr__(self, "layout", _layout(self.cells, *self.hinges))
 
     hinges: Any = dataclasses.field(default=None, init=False, repr=False)
     """Points (H, 4): ends of the edge, then the corner to its left and to its right; and the two
     triangles (H, 2)."""
-    sides: Any = dataclasses.field(default=None, init=False, repr=False)
-    """Hinge of the side opposite each corner (S, 3); H where there is none."""
-    patches: Any = dataclasses.field(default=None, init=False, repr=False)
-    """Corners and the points across their sides (S, 6), the corner itself where there is none."""
+    layout: Any = dataclasses.field(default=None, init=False, repr=False)
+    """`PlateLayout` of the hinges."""
 
     @property
     def hinge_count(self) -> int:
         return len(self.hinges[0]) if self.bending else 0
-
-    @functools.cached_property
-    def plate_stencils(self) -> Stencils:
-        return Stencils(self.patches)
-
-    def _sides(self) -> tuple[Tensor, Tensor]:
-        points, faces = self.hinges
-        sides = torch.full_like(self.cells, len(points))
-        patches = torch.cat((self.cells, self.cells), dim=1)
-        for left, right in ((0, 1), (1, 0)):
-            face, own, other = faces[:, left], points[:, 2 + left], points[:, 2 + right]
-            corner = (self.cells[face] == own[:, None]).long().argmax(1)
-            sides[face, corner] = torch.arange(len(points))
-            patches[face, 3 + corner] = other
-        return sides, patches
 
     def prepare(self, p, X):
         shape, area = self.shape_gradients(X)
@@ -240,8 +222,7 @@ class Sheet(Part):
             c["eta"] = h * p["eta"]
         if not self.hinge_count:
             return c
-        angle = hinge_angle(X[:, self.hinges[0].to(X.device)])
-        c["angle"] = self.by_side(angle)
+        c["angle"] = hinge_angle(X[:, self.hinges[0].to(X.device)])
         bend, nu = p["k_bend"] * h**3 / 12, p["nu"]
         c["k_plate"] = self._plates(X, area, bend * p["E"] / (1 - nu**2), nu)
         if used:
@@ -261,24 +242,19 @@ class Sheet(Part):
         lengths = length.unsqueeze(-1) * length.unsqueeze(-2)
         nu, D, area = (t[..., None, None] for t in (nu, D, area))
         K = D / (4 * area) * ((1 - nu) * gram**2 / lengths + nu * lengths)
-        inside = self.sides.to(X.device) < self.hinge_count
+        inside = self.layout.sides.to(X.device) < self.hinge_count
         for i in range(3):
             own, row = K[..., i : i + 1, i : i + 1], K[..., i : i + 1, :]
             K = torch.where(inside[:, i, None, None], K, K - row.mT * row / own)
         used = inside.to(X)  # what was eliminated is zero but for rounding
         return K * used.unsqueeze(-1) * used.unsqueeze(-2)
 
-    def by_side(self, value: Tensor) -> Tensor:
-        """Values of hinges (b, H) for the sides of triangles (b, S, 3), 0 at borders."""
-        padded = torch.cat((value, value.new_zeros(len(value), 1)), dim=1)
-        return padded[:, self.sides.to(value.device)]
-
     def terms(self, c, scenes, points, tau, x_start, bent):
         terms: list[Element] = [self.simplices(c, scenes, points, tau, x_start)]
         if self.hinge_count:
             rate = c["eta_plate"] / tau if "eta_plate" in c else None
-            angle = c["angle"] if bent is None else self.by_side(bent)
-            plates = self.plate_stencils, scenes, points
+            angle = c["angle"] if bent is None else bent
+            plates = self.layout, scenes, points
             terms.append(Plates(*plates, c["k_plate"], angle, rate, x_start))
         return terms
 
@@ -369,6 +345,27 @@ def _hinges(where: str, cells: Tensor) -> tuple[Tensor, Tensor]:
             points.append((a, b, left[1], right[1]))
             faces.append((left[0], right[0]))
     return torch.tensor(points).reshape(-1, 4).long(), torch.tensor(faces).reshape(-1, 2).long()
+
+
+def _layout(cells: Tensor, points: Tensor, faces: Tensor) -> PlateLayout:
+    """How triangles and hinges refer to each other."""
+    count = len(points)
+    sides = torch.full_like(cells, count)
+    patches = torch.cat((cells, cells), dim=1)
+    owners = torch.zeros(count, 2).long()
+    views = torch.full((len(cells), 3, 6), 4 * count)
+    number = torch.arange(count)
+    for left, right in ((0, 1), (1, 0)):
+        face, own, other = faces[:, left], points[:, 2 + left], points[:, 2 + right]
+        corner = (cells[face] == own[:, None]).long().argmax(1)
+        sides[face, corner] = number
+        patches[face, 3 + corner] = other
+        owners[:, left] = 3 * face + corner
+        # Seen from the triangle on the right, the side runs the other way.
+        order = (corner + 1) % 3, (corner + 2) % 3, corner, 3 + corner
+        for place, point in zip(order, ((0, 1, 2, 3), (1, 0, 3, 2))[left], strict=True):
+            views[face, corner, place] = 4 * number + point
+    return PlateLayout(Stencils(patches), Stencils(points), sides, owners, views)
 
 
 def _bends(where: str, cells: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,7 +101,8 @@ class SolverFEM:
         """Sparsity of the elements."""
         X, dummy = self.model.X[None], self.prepare(None, self.model.initial_state())
         terms = dummy.terms(self.model, 1, self.config.dt, X, None)
-        return Pattern([t.stencils.rows for t in terms], self.model.free, self.model.point_count)
+        rows = [stencil for term in terms for stencil in term.patterns()]
+        return Pattern(rows, self.model.free, self.model.point_count)
 
     def default_params(self) -> dict[str, dict[str, Any]]:
         """The parameters of the model, in the form `step` takes."""

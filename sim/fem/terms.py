@@ -52,8 +52,10 @@ class Term:
         """Stencils, int64 (S, k), and ∂E/∂x on them [N], (S, k, 3); S may be 0."""
         raise NotImplementedError
 
-    def hessian(self, x: Tensor, project: bool = True) -> tuple[Tensor, Tensor]:
-        """Stencils (S, k) and ∂²E/∂x² on them [N/m], (S, 3 k, 3 k), without graph.
+    def hessian(
+        self, x: Tensor, project: bool = True
+    ) -> tuple[Tensor, Tensor] | list[tuple[Tensor, Tensor]]:
+        """Stencils (S, k) and ∂²E/∂x² on them [N/m], (S, 3 k, 3 k), without graph; or several such.
 
         `project` asks for the nearest positive semidefinite blocks, or any others near them;
         without it the blocks are exact. Stencils may differ from those of `gradient`.
