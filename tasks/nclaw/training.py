@@ -59,7 +59,7 @@ def recipe(method: str, material: str, size: Size = "full") -> tuple[TrainConfig
     on nothing else, and hundreds of such segments cost little; then flow alone, while segments grow
     to 16 steps and the surface widens from the softest material to the true one, which would spoil
     the stress; then both, on segments of up to 100 steps, stress slowly, since it would make up for
-    what flow still lacks.
+    what flow still lacks; at last both on segments of up to 400 steps, where small faults add up.
 
     Other networks: `TrainConfig.fast` with twice the work, then segments of up to 200 steps, as long
     as the paper's; fewer of them for the small laws of earlier work, which then still take half as
@@ -75,6 +75,9 @@ def recipe(method: str, material: str, size: Size = "full") -> tuple[TrainConfig
             ),
             dataclasses.replace(
                 fast, updates=200, horizon=(8, 100), budget=32, lr_elastic=2e-4, lr_plastic=3e-3
+            ),
+            dataclasses.replace(
+                fast, updates=100, horizon=(60, 400), budget=400, lr_elastic=5e-4, lr_plastic=1e-3
             ),
         )
     else:
