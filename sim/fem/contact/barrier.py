@@ -15,7 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["barrier", "pressure"]
+__all__ = ["FLOOR", "barrier", "pressure", "wall"]
+
+FLOOR = 0.05
+"""Distance, in d̂, below which `wall` goes on as a parabola."""
 
 
 def barrier(s: Tensor, d_hat: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,3 +50,28 @@ def pressure(d: Tensor, d_hat: float) -> Tensor:
     Source: chain rule on `barrier`.
     """
     return -2 * d * barrier(d * d, d_hat)[1]
+
+
+def wall(d: Tensor, d_hat: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The barrier of signed distances, with a finite value inside: b, ∂b/∂d, ∂²b/∂d².
+
+    Below δ = `FLOOR` d̂ the barrier is replaced by its parabola at δ, so it stays convex and keeps two
+    continuous derivatives; the pressure reaches 41 κ at δ and 82 κ at d = 0. Positions that an obstacle
+    has just moved into thus have an energy to descend from, and Newton's first step leads to 2 δ.
+
+    Args:
+        d: signed distances [m], any shape.
+        d_hat: distance d̂ at which it begins [m].
+
+    Returns:
+        b ≥ 0 [m], ∂b/∂d ≤ 0 [-], ∂²b/∂d² ≥ 0 [1/m].
+
+    Differentiable in d. Source: Hauser & Saccon 2006 (relaxed logarithmic barrier).
+    """
+    low = FLOOR * d_hat
+    under = d < low
+    x = torch.where(under, torch.full_like(d, low), d)
+    value, first, second = barrier(x * x, d_hat)
+    first, second = 2 * x * first, 4 * x * x * second + 2 * first
+    depth = torch.where(under, d - low, torch.zeros_like(d))
+    return value + depth * (first + 0.5 * depth * second), first + depth * second, second

@@ -152,6 +152,23 @@ def test_barrier_is_convex_and_smooth():
     )
 
 
+def test_wall_goes_on_inside():
+    """Value and two derivatives fit at the floor; inside it is a convex parabola."""
+    d_hat = 1e-3
+    d = torch.linspace(-0.5, 1.1, 81, dtype=torch.float64) * d_hat
+    value, first, second = B.wall(d, d_hat)
+    outside = d > B.FLOOR * d_hat
+    assert torch.equal(value[outside], B.barrier(d[outside] ** 2, d_hat)[0])
+    assert (first <= 0).all() and (second >= 0).all() and torch.isfinite(value).all()
+    h = 1e-4 * d_hat
+    low, high = B.wall(d - h, d_hat), B.wall(d + h, d_hat)
+    for k, exact in ((0, first), (1, second)):
+        slope = (high[k] - low[k]) / (2 * h)
+        assert (slope - exact).abs().max() < 1e-4 * float(exact.abs().max())
+    at = B.wall(torch.tensor([B.FLOOR * d_hat, 0.0], dtype=torch.float64), d_hat)[1]
+    assert at.tolist() == pytest.approx([-41, -82], rel=0.03)
+
+
 @pytest.mark.parametrize("speed", [0.0, 0.3, 0.9, 1.1, 30.0])
 def test_friction_on_both_sides_of_sticking(speed, generator):
     """f₀ and its derivatives; ε = eps_v h is 5e-6 m, speeds in units of eps_v."""
