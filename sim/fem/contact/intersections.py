@@ -45,8 +45,13 @@ def cuts(segment: Tensor, triangle: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def check_start(surface: Surface, x: Tensor) -> None:
+def check_start(surface: Surface, x: Tensor, touch: bool = True) -> None:
     """Raise unless the features of x (B, N, 3) that may collide are apart.
+
+    Args:
+        surface: what collides.
+        x: positions [m], (B, N, 3).
+        touch: whether features that touch are looked for, too.
 
     Raises:
         InputError: an edge cuts a triangle, or two features touch; the message names both.
@@ -88,12 +93,14 @@ def check_start(surface: Surface, x: Tensor) -> None:
             f"in scene {scene[k]} ({int(cut.sum())} such pairs)"
         )
         raise _error(surface, got, edge[k, 0], triangle[k, 0])
+    if not touch:
+        return
     small = _TOUCH * max(float(y.abs().max()), 1e-300)
     found = find_candidates(surface, flat, flat, 4 * small, 0.0)
     stencil, squared = closest_squared(found, y)
-    touch = squared <= small * small
-    if bool(touch.any()):
-        row = stencil[int(touch.nonzero()[0, 0])]
+    close = squared <= small * small
+    if bool(close.any()):
+        row = stencil[int(close.nonzero()[0, 0])]
         got = f"points {(row % n).tolist()} touching in scene {int(row[0]) // n}"
         raise _error(surface, got, int(row[0]) % n, int(row[3]) % n)
 

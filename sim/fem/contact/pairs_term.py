@@ -120,7 +120,7 @@ class SurfaceTerm(Term):
         if x_start.ndim != 3 or x_start.shape[1:] != (self.points, 3):
             fix = "The surface must know all points of a scene"
             raise InputError(message(contact.name, f"(B, {self.points}, 3)", x_start, fix))
-        contact.check(x_start.detach())
+        check_start(contact.surface, x_start.detach(), touch=False)
         self.scenes = len(x_start)
         self.stiffness = params["stiffness"].expand(self.scenes)
         self.eps = contact.eps_v * step.dt
@@ -129,9 +129,15 @@ class SurfaceTerm(Term):
         self.lag = self._lag(params, x_start.reshape(-1, 3), step.x_lag.reshape(-1, 3))
 
     def _lag(self, params: Mapping[str, Tensor], x_start: Tensor, x_lag: Tensor) -> Lag:
-        """Friction rows of the lagged positions."""
-        found = find_candidates(self.surface, x_lag, x_lag, self.contact.d_hat, 0.0)
-        rows = active_rows(self.surface, found, x_lag.detach(), self.contact.d_hat)
+        """Friction rows of the lagged positions; none where no coefficient can matter."""
+        names = self.contact.friction_names
+        if not any(params[n].requires_grad or bool((params[n] != 0).any()) for n in names):
+            stencil = torch.zeros(0, 4, dtype=torch.int64, device=x_start.device)
+            none = x_start.new_zeros(0, 4)
+            return Lag(stencil, none, none[:, :3], none[:, 0], none[:, :3])
+        # The skin lets the first directions of the solve use these candidates, too.
+        self.update(x_lag.detach(), x_lag.detach())
+        rows = self._rows(x_lag)
         group = self.surface.tensor("group", x_lag.device)[rows.stencil[:, [0, 3]] % self.points]
         table = torch.as_tensor(self.contact.pair_friction, device=x_lag.device)
         which = table[group[:, 0], group[:, 1]]
@@ -152,10 +158,8 @@ class SurfaceTerm(Term):
         fade = cross_mollifier(X[rows.plain :], rows.fade, order=1)[0]
         fade = torch.cat((torch.ones_like(d[: rows.plain]), fade))
         force = -2 * d * slope * fade * rows.weight * self.stiffness[scene]
-        names = self.contact.friction_names
         coefficient = [params[name].expand(self.scenes) for name in names]
-        if names:
-            force = force * torch.stack(coefficient)[which, scene]
+        force = force * torch.stack(coefficient)[which, scene]
         start = (near.weights[..., None] * x_start[rows.stencil]).sum(1)
         return Lag(rows.stencil, near.weights, near.r / d[:, None], force, start)
 

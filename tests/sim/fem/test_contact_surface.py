@@ -367,3 +367,19 @@ def test_boundary_of_tetrahedra():
         outward = np.cross(one[b] - one[a], one[c] - one[a]) @ (one[a] - one.mean(0))
         assert outward > 0
     assert len(list(itertools.chain(*faces.tolist()))) == 18
+
+
+@pytest.mark.gpu
+def test_the_same_on_a_gpu():
+    x, contact = scenes_of("parallel")
+    start = x + 1e-6
+    results = []
+    for device in ("cpu", "cuda"):
+        params = {k: v.to(device) for k, v in numbers(contact).items()}
+        flat = x.to(device)
+        term = contact.term(params, step_of(start[None].to(device), flat[None]))
+        _, blocks = term.hessian(flat)
+        share = term.max_step(flat, -20 * (flat - flat.mean(0)) * flat.new_tensor((0, 0, 1)))
+        results.append([term.energy(flat), total(term, flat), blocks.sum(0), share])
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b.cpu(), rtol=1e-9, atol=1e-9 * float(a.abs().max()))
