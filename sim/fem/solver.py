@@ -300,8 +300,10 @@ def _follow(x: Tensor, pose: Tensor, moved: Tensor) -> Tensor:
     return moved[..., :3] + rotate(turn, x - pose[..., :3])
 
 
-def _check_tensor(where: str, got: Tensor, shape: tuple[int, ...], like: Tensor, fix: str) -> None:
-    fits = tuple(got.shape) == shape and got.dtype == like.dtype and got.device == like.device
-    if not fits:
+def _check_tensor(
+    where: str, got: Tensor | None, shape: tuple[int, ...], like: Tensor, fix: str
+) -> None:
+    kind = like.dtype, like.device
+    if got is None or tuple(got.shape) != shape or (got.dtype, got.device) != kind:
         expected = f"shape {shape} {like.dtype} on {like.device}"
         raise InputError(message(where, expected, got, fix))
