@@ -262,7 +262,7 @@ def test_a_block_on_an_incline_sticks_below_the_angle_of_friction_and_slips_abov
     gravity = torch.tensor([0, 0, -9.81], dtype=turn.dtype)
     x = rotations.rotate(turn, base + torch.tensor([0, 0, 6.4e-4], dtype=turn.dtype))
     v, speeds = torch.zeros_like(x), []
-    for _ in range(40):
+    for _ in range(28):
         step = StepInput(x[None], x[None], none, none, dt)
         term = contact.term(numbers(contact), step)
         y, ahead = x.clone(), x + dt * v + dt * dt * gravity
@@ -287,7 +287,7 @@ def test_a_block_on_an_incline_sticks_below_the_angle_of_friction_and_slips_abov
         x, v = y, (y - x) / dt
         speeds.append(float((v @ down).mean()))
     if ratio < 1:
-        assert 0 <= speeds[-1] < contact.eps_v and abs(speeds[-1] - speeds[-10]) < 1e-5
+        assert 0 <= speeds[-1] < contact.eps_v and abs(speeds[-1] - speeds[-5]) < 1e-5
     else:
         pull = 9.81 * (math.sin(angle) - mu * math.cos(angle))
-        assert (speeds[-1] - speeds[19]) / (20 * dt) == pytest.approx(pull, rel=0.02)
+        assert (speeds[-1] - speeds[17]) / (10 * dt) == pytest.approx(pull, rel=0.02)

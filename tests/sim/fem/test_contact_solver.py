@@ -64,7 +64,7 @@ def test_gradients_through_pressing_and_dragging(generator):
         "obstacles.friction_sheet_floor": torch.tensor(0.2).double(),
     }
 
-    def run(v, steps=5):
+    def run(v, steps=4):
         state = solver.model.initial_state()
         params: dict = {"contact": {}, "obstacles": {}}
         for key, value in v.items():
