@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InputError, message
-from ..core.shape_base import Shape
 from ..core.state import State
 from .bending import hinge_angle
 from .parts import Part, Sheet
@@ -25,17 +24,15 @@ SCENE = "scene"
 
 @dataclasses.dataclass(frozen=True)
 class Handle:
-    """A rigid frame that moves as it is told: a gripper that holds vertices, a tool with a shape."""
+    """A rigid frame that moves as it is told: a gripper that holds points, or a tool of a contact."""
 
     name: str
     vertices: Sequence[int] | Tensor = ()
-    """Points that move with it; one point makes a pin."""
+    """Points that move with it; one point makes a pin, none a tool."""
     position: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Start [m]; twists turn about it."""
     orientation: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
     """Quaternion (w, x, y, z) at the start."""
-    shape: Shape | None = None
-    """Surface that contacts may keep points out of, in the frame of the handle."""
 
 
 @dataclasses.dataclass

@@ -150,6 +150,7 @@ def newton(
         raise StateError(message(where, "a finite energy at the start", f"scene {bad}", fix))
     r = potential.gradient(y)
     first: Tensor | None = None
+    exact, full = True, True
     rounding = torch.zeros_like(energy)
     while True:
         norm = r[:, free].flatten(1).norm(dim=1)
@@ -164,7 +165,9 @@ def newton(
             raise _failure(where, "", norm, active, settings, info)
         info.iterations += 1
         scenes = active.nonzero()[:, 0].tolist()
-        blocks, factor = _factor(where, potential, pattern, y, scenes, norm / first, settings, info)
+        blocks, factor, exact = _factor(
+            where, potential, pattern, y, scenes, norm / first, exact or full, settings, info
+        )
         if info.iterations == 1:
             # What rounding of positions does to forces; no solve can do better.
             diagonal = _diagonal(blocks, y)[:, free]
@@ -184,6 +187,7 @@ def newton(
             raise _failure(where, "contact admits no step; ", norm, active, settings, info)
         search = _Search(where, potential, start, free, y, p, energy + noise, slope, norm, moving)
         y, energy, noise, t = search.run(t, active, info)
+        full = bool((t == 1).all())
         arrived = moving & (t == 1)
         if bool(arrived.any()):  # exactly, so that no rounding keeps the goal away
             there = torch.where(arrived[:, None, None], goal, y[:, driven])
@@ -241,21 +245,27 @@ def _factor(
     y: Tensor,
     scenes: Sequence[int],
     progress: Tensor,
+    try_exact: bool,
     settings: NewtonSettings,
     info: NewtonInfo,
-) -> tuple[Blocks, Factor]:
-    """Exact Hessian and its factor where positive definite, else projected, else also shifted."""
+) -> tuple[Blocks, Factor, bool]:
+    """Exact Hessian and its factor where positive definite, else projected, else also shifted.
+
+    The exact one is not tried again before a projected direction can be followed all the way: steps
+    that have to be cut are far from the minimum, where it is indefinite still.
+    """
     if settings.linear == "cg":
         # The solve need not be better than the step it serves (Eisenstat & Walker 1996).
         tol = min(1e-2, 0.1 * float(progress.max()))
         info.factorizations += 1
         blocks = potential.blocks(y, True)
-        return blocks, factorize(blocks, pattern, "cg", max(tol, 1e-10))
-    blocks = potential.blocks(y, False)
-    factor = factorize(blocks, pattern, settings.linear, scenes=scenes)
-    info.factorizations += 1
-    if bool(factor.positive[scenes].all()):
-        return blocks, factor
+        return blocks, factorize(blocks, pattern, "cg", max(tol, 1e-10)), True
+    if try_exact:
+        blocks = potential.blocks(y, False)
+        factor = factorize(blocks, pattern, settings.linear, scenes=scenes)
+        info.factorizations += 1
+        if bool(factor.positive[scenes].all()):
+            return blocks, factor, True
     info.projections += 1
     blocks = potential.blocks(y, True)
     shift = 0.0
@@ -264,7 +274,7 @@ def _factor(
         factor = factorize(shifted, pattern, settings.linear, scenes=scenes)
         info.factorizations += 1
         if bool(factor.positive[scenes].all()):
-            return shifted, factor
+            return shifted, factor, False
         shift = max(100 * shift, 1e-9 * float(_diagonal(blocks, y).max()))
     fix = "Fix rigid motions by a handle, or give the scene inertia (a scheme other than static)"
     got = f"a singular one at iteration {info.iterations}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from fem_scenes import gel, rope, strip
@@ -15,6 +17,7 @@ MATERIAL = {
     "sheet": {"E": 1e7, "nu": 0.3, "rho": 800.0, "eta": 300.0, "h": 5e-4, "k_bend": 1.3},
     "rod": {"E": 1e7, "rho": 1000.0, "eta": 300.0, "r": 3e-3, "k_bend": 0.7},
 }
+FORCE = {"gel": 1.0, "sheet": 1e-3, "rod": 0.1}
 INPUTS = ("x", "v", "twist", "force", "X", "gravity", "drag", "theta_ref", "pose")
 
 
@@ -22,7 +25,8 @@ def number(value):
     return torch.tensor(value, dtype=torch.float64)
 
 
-def problem(name, scheme="euler", linear="sparse", steps=3, creases=False):
+@functools.lru_cache
+def problem(name, scheme="euler", linear="sparse", steps=2, creases=False):
     """A scalar of a rollout as a function of everything it depends on, and a point."""
     model = MAKERS[name]()
     generator = torch.Generator().manual_seed(1)
@@ -41,7 +45,7 @@ def problem(name, scheme="euler", linear="sparse", steps=3, creases=False):
         "x": start.x + 0.1 * size * noise(1, N, 3) + bend,
         "v": 0.1 * noise(1, N, 3),
         "twist": 0.1 * noise(steps, 1, 1, 6) + number([0, 0, 0.05, 0, 1.0, 0]),
-        "force": 1e-3 * noise(1, N, 3),
+        "force": FORCE[name] * noise(1, N, 3),
         "X": model.X + 0.05 * size * noise(N, 3),
         "gravity": number([0.5, 0.0, -9.81]),
         "drag": number(0.7),
@@ -63,7 +67,7 @@ def problem(name, scheme="euler", linear="sparse", steps=3, creases=False):
 
 
 def assert_taylor(f, point, wrt, eps0=1e-2):
-    report = taylor_test(f, point, wrt=[wrt], eps0=eps0)
+    report = taylor_test(f, point, wrt=[wrt], eps0=eps0, levels=3)
     assert report.passed(), (wrt, report)
 
 
@@ -73,8 +77,8 @@ def test_scene_inputs(name, wrt):
     if wrt == "theta_ref" and name != "sheet":
         pytest.skip("no hinges")
     f, point, _ = problem(name, creases=name == "sheet")
-    # Rest positions vary by less than a cell, which is small against the scene.
-    eps = {"X": 1e-3, "x": 1e-3, "pose": 1e-3, "theta_ref": 1e-3}.get(wrt, 1e-2)
+    # Positions vary by less than a cell, which is small against the scene.
+    eps = {"X": 2e-4, "x": 1e-3, "pose": 1e-3, "theta_ref": 1e-3}.get(wrt, 1e-2)
     assert_taylor(f, point, wrt, eps)
 
 
@@ -87,7 +91,7 @@ def test_material(name, key):
 @pytest.mark.parametrize("scheme", ["bdf2", "midpoint", "static"])
 @pytest.mark.parametrize("wrt", ["x", "twist", "material.E"])
 def test_schemes(scheme, wrt):
-    f, point, _ = problem("gel", scheme, steps=4)
+    f, point, _ = problem("gel", scheme, steps=3)
     assert_taylor(f, point, wrt, 1e-3 if wrt == "x" else 1e-2)
 
 
@@ -118,10 +122,10 @@ def test_checkpoints_give_the_same_gradient():
     results = []
     for policy in ("none", "uniform", "revolve"):
         E = torch.tensor(1e7, dtype=torch.float64, requires_grad=True)
-        twist = torch.zeros(8, 1, 1, 6, dtype=torch.float64, requires_grad=True)
+        twist = torch.zeros(5, 1, 1, 6, dtype=torch.float64, requires_grad=True)
         controls = [FEMControl(t) for t in twist.unbind(0)]
         start = model.initial_state(creases=True)
-        run = rollout(solver, start, controls, {"sheet": {"E": E}}, checkpoint=policy, save_every=8)
+        run = rollout(solver, start, controls, {"sheet": {"E": E}}, checkpoint=policy, save_every=5)
         run.final.x[..., 2].square().sum().backward()
         results.append((E.grad, twist.grad))
     for E, twist in results[1:]:

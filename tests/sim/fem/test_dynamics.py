@@ -58,7 +58,7 @@ def test_momenta_of_a_free_body(scheme, generator):
     model = block(eta=0.5)
     solver = SolverFEM(model, FEMConfig(dt=5e-3, scheme=scheme, tol=1e-10))
     start = tossed(model, generator)
-    end = rollout(solver, start, 20, save_every=20).final
+    end = rollout(solver, start, 10, save_every=10).final
     (p0, l0), (p1, l1) = momenta(model, start), momenta(model, end)
     assert float((p1 - p0).abs().max()) < 1e-10
     if scheme == "midpoint":
@@ -101,7 +101,7 @@ def test_order_in_time(scheme, order, make, soft):
         solver = SolverFEM(model, FEMConfig(dt=T / steps, scheme=scheme, tol=1e-10))
         return rollout(solver, state, [FEMControl(twist)] * steps, save_every=steps).final.x
 
-    levels = (5, 10, 20)
+    levels = (4, 8, 16)
     exact = (2**order * end(2 * levels[-1]) - end(levels[-1])) / (2**order - 1)
     errors = [float((end(n) - exact).norm()) for n in levels[:-1]]
     assert abs(-slope(list(levels[:-1]), errors) - order) < 0.25, errors
@@ -125,13 +125,13 @@ def test_viscosity_damps_shaking_but_not_turning(generator):
     def lost(scene, state):
         solver = SolverFEM(scene, config)
         energy = [
-            solver.energy(s) for s in (state, rollout(solver, state, 30, save_every=30).final)
+            solver.energy(s) for s in (state, rollout(solver, state, 10, save_every=10).final)
         ]
         before, after = (sum(float(v) for v in e.values()) for e in energy)
         return 1 - after / before
 
     shaken = tossed(model, generator)
-    assert lost(thick, shaken) > 0.3 > 100 * abs(lost(model, shaken))
+    assert lost(thick, shaken) > 0.2 > 20 * abs(lost(model, shaken))
     spin = model.initial_state(v=turning)
     assert abs(lost(thick, spin)) < 1e-3
 
@@ -151,7 +151,7 @@ def test_handles_move_rigidly():
         assert float((run.final.pose[0, 0, :3] - centre).abs().max()) < 1e-14
         angle = torch.tensor([0.0, 0.2, 0.1], dtype=torch.float64)
         generator = cross_matrix(angle)
-        rest = X[model.handle_points[0]] - torch.tensor([0.0, 0.05, 0.05]).double()
+        rest = X[model.handle_points[0]] - torch.tensor([0.0, 0.05, 0.05], dtype=torch.float64)
         assert float((x - centre - rest @ torch.matrix_exp(generator).mT).abs().max()) < 1e-12
         exact = torch.linalg.cross(angle.expand_as(x) * 10, x - centre) + twist[0, 0, :3]
         # One-sided differences over a step see the rotation half a step late.
