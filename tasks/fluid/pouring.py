@@ -6,8 +6,8 @@
 s is the share of the milk that has left the glass, u the share of the water that has not; both are
 counted smoothly over 2 cm, in the frame of the glass, and most at the end, for haste spills. The last
 term, which fades as the glass empties, pulls water that no count touches yet towards the lip. A search
-starts with the glass turned to 80° and held. All actions together turn it too far within a few hundredths
-of a radian, and spilled milk does not come back: steps have to be short.
+starts by turning to 80° in half of the time and holding. Between too little and milk lost lie some
+hundredths of a radian, to which all actions add up: steps have to be short.
 
 The tumbler holds 30 mm of sweetened condensed milk (1300 kg/m³, cold: 10 Pa s) under 60 mm of water, a
 stable layering. At rest a glass of width W and height H, turned by θ, keeps the area H²/(2 tan θ): the
@@ -251,6 +251,6 @@ class PouringNano(Pouring):
 
     Config = PouringNanoConfig
     search_defaults = {
-        "gradient": {"expand": False, "lr": 0.01},
+        "gradient": {"expand": False, "lr": 0.01, "clip": 1.0},
         "lbfgs": {"first_step": 0.015, "max_step": 0.1},
     }
