@@ -87,9 +87,12 @@ def test_energy_decays_or_stays(generator):
 SOFT = [(gel, {"E": 2e4}), (strip, {"E": 2e4, "h": 2e-3}), (rope, {"E": 1e5, "r": 5e-3})]
 
 
-@pytest.mark.parametrize("make, soft", SOFT, ids=["gel", "sheet", "rod"])
-@pytest.mark.parametrize("scheme, order", [("euler", 1), ("bdf2", 2), ("midpoint", 2)])
-def test_order_in_time(scheme, order, make, soft):
+ORDERS = [(*SOFT[0], "euler", 1), (*SOFT[0], "midpoint", 2), (*SOFT[0], "bdf2", 2)]
+ORDERS += [(*SOFT[1], "bdf2", 2), (*SOFT[2], "midpoint", 2)]
+
+
+@pytest.mark.parametrize("make, soft, scheme, order", ORDERS)
+def test_order_in_time(make, soft, scheme, order):
     """Bending under gravity while the grip moves; so soft that the steps resolve every mode."""
     model = make(**soft)
     state = model.initial_state()
