@@ -151,24 +151,25 @@ def newton(
     r = potential.gradient(y)
     first: Tensor | None = None
     exact, full = True, True
-    rounding = torch.zeros_like(energy)
+    rounding: Tensor | None = None
+    begun = info.iterations
     while True:
         norm = r[:, free].flatten(1).norm(dim=1)
         missing = goal - y[:, driven]
         moving = (missing != 0).flatten(1).any(1)
         first = norm if first is None else first
-        active = moving | ~(norm <= settings.tol + rounding)
+        active = moving | ~(norm <= (settings.tol if rounding is None else settings.tol + rounding))
         info.residual = float(norm.max()) if len(norm) else 0.0
         if not bool(active.any()):
             return y
-        if info.iterations >= settings.max_iterations:
+        if info.iterations - begun >= settings.max_iterations:
             raise _failure(where, "", norm, active, settings, info)
         info.iterations += 1
         scenes = active.nonzero()[:, 0].tolist()
         blocks, factor, exact = _factor(
             where, potential, pattern, y, scenes, norm / first, exact or full, settings, info
         )
-        if info.iterations == 1:
+        if rounding is None:
             # What rounding of positions does to forces; no solve can do better.
             diagonal = _diagonal(blocks, y)[:, free]
             size = 4 * torch.finfo(y.dtype).eps
