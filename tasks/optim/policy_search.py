@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...sim.core.errors import InputError, StabilityError, StateError
+from ...sim.core.errors import ConvergenceError, InputError, StabilityError, StateError
 from ..core import Task
 from .base import Optimizer, distances, pack_state, unpack_state
 from .policy import ClosedLoop, MLPPolicy, closed_loop, starts
@@ -106,7 +106,7 @@ class PolicyOptimizer(Optimizer):
         state = starts(task, [first_seed + k for k in range(count)])
         try:
             run = closed_loop(task, self.policy, state)
-        except (StateError, StabilityError) as error:
+        except (ConvergenceError, StateError, StabilityError) as error:
             logger.warning("a policy broke the simulation: %s", error)
             return math.inf, math.nan, 0.0
         ends = distances(task, run.final)
@@ -249,7 +249,7 @@ class GradientPolicyOptimizer(PolicyOptimizer):
                 loss = self._objective(run, end)
                 weights = list(self._policy.layers.parameters())
                 gradients = torch.autograd.grad(loss, weights)
-        except (StateError, StabilityError) as error:
+        except (ConvergenceError, StateError, StabilityError) as error:
             if self.best_weights is None:
                 raise
             self._retreat(error)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...sim.core.errors import StabilityError, StateError
+from ...sim.core.errors import ConvergenceError, StabilityError, StateError
 from ..core import Task
 from .policy import Normalizer
 
@@ -128,7 +128,7 @@ def _vector_env_class() -> type:
             n = self.num_envs
             try:
                 observed, rewards, _, ended, _ = self.inner.step(self._actions)
-            except (StateError, StabilityError) as error:
+            except (ConvergenceError, StateError, StabilityError) as error:
                 logger.warning("actions broke the simulation: %s", error)
                 fresh = self.reset()
                 gone: list[dict[str, Any]] = [{"terminal_observation": row} for row in fresh]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...sim.core.errors import StabilityError, StateError
+from ...sim.core.errors import ConvergenceError, StabilityError, StateError
 from ..core import Task
 from .base import Optimizer
 from .records import Budget, Record
@@ -122,7 +122,7 @@ class StagedOptimizer(Optimizer):
         try:
             record = inner.iterate()
             loss, distance, horizon = record.loss, record.distance, record.horizon
-        except (StateError, StabilityError) as error:
+        except (ConvergenceError, StateError, StabilityError) as error:
             if self.stage == 0:
                 raise
             logger.warning("stage %d ends: %s", self.stage, error)
@@ -149,7 +149,7 @@ class StagedOptimizer(Optimizer):
         try:
             with torch.no_grad():
                 loss = float(self.task.evaluate(actions)[0][0])
-        except (StateError, StabilityError) as error:
+        except (ConvergenceError, StateError, StabilityError) as error:
             logger.warning("stage %d breaks the task itself: %s", self.stage, error)
             loss = math.inf
         return (actions, loss) if loss < self.best_loss else (self._best, self.best_loss)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...sim.core.errors import InputError, StabilityError, StateError
+from ...sim.core.errors import ConvergenceError, InputError, StabilityError, StateError
 from ...sim.core.rollout import Checkpoint
 from ..core import Task
 from .base import Optimizer, distances, pack_state, unpack_state
@@ -142,7 +142,7 @@ class ThroughTimeOptimizer(Optimizer):
         end = self.end
         try:
             value, distance, gradient = self._evaluate()
-        except (StateError, StabilityError) as error:
+        except (ConvergenceError, StateError, StabilityError) as error:
             if math.isinf(self.best_loss):
                 raise
             logger.warning("%s: a step went too far: %s", type(self).__name__, error)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...sim.core.errors import InputError, StabilityError, StateError
+from ...sim.core.errors import ConvergenceError, InputError, StabilityError, StateError
 from ..core import Task
 from .base import distances
 
@@ -54,7 +54,7 @@ def evaluate(
         scenes = None if state is None else state[[0] * len(actions)]
         loss, final = task.evaluate(actions, state=scenes, start=start)
         losses, ends = loss.tolist(), distances(task, final)
-    except (StateError, StabilityError) as error:
+    except (ConvergenceError, StateError, StabilityError) as error:
         if len(actions) == 1 or not retry:
             logger.debug("candidates broke the simulation: %s", error)
             losses, ends = [math.inf] * len(actions), [math.nan] * len(actions)
