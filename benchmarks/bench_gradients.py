@@ -5,13 +5,21 @@ the initial velocity and the parameters, against central differences along rando
 (relative error per direction, cosine over directions), the Taylor rate in float64, and the
 gradient norm over the horizon.
 
-    python benchmarks/bench_gradients.py [--quick] [--device cuda]
+Checkpoints: peak resident memory of one gradient above that of its start, each in a fresh process, over
+horizons that double, per policy ("revolve 8": with eight snapshots at most); and how far gradients of the
+same steps are from those without checkpoints.
+
+    python benchmarks/bench_gradients.py [--quick] [--only gradients|checkpoints] [--device cuda]
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import torch
-from results import Results, parser
+from results import Results, parser, peak_memory, reset_peak
 from rheograd.sim.core.gradients import gradient_report, taylor_test
 from rheograd.sim.core.laws import (
     DruckerPrager,
@@ -75,9 +83,93 @@ def least_cosine(law: Law, device: str) -> float:
     return min(float((a * b).sum() / (a.norm() * b.norm())) for a, b in pairs)
 
 
+POLICIES = ("none", "uniform", "revolve", "revolve 8")
+
+
+def run_of(policy: str, particles: int, device: str):
+    """Function from a number of steps to the gradients of a block in free fall, float32."""
+    n = round(particles ** (1 / 3))
+    axis = 0.3 + 0.4 * (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    x = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    model = MPMModel(
+        Grid((0.0,) * 3, (1.0,) * 3, 0.05), [Group("body", NeoHookean(E=2e4), x, (0.4 / n) ** 3)]
+    )
+    solver = SolverMPM(model, MPMConfig(dt=2e-4, substeps=5, threads=1))
+    state = model.initial_state(device=device)
+    name, _, snapshots = policy.partition(" ")
+    options = {"checkpoint": name, "snapshots": int(snapshots) if snapshots else None}
+
+    def gradients(steps: int) -> tuple[Tensor, ...]:
+        v, E = state.v.clone().requires_grad_(), torch.tensor(2e4, requires_grad=True)
+        start = state.replace(v=v)
+        end = rollout(solver, start, steps, {"body": {"E": E}}, save_every=10**9, **options).final
+        return torch.autograd.grad((end.x**2).sum(), (v, E))
+
+    return gradients
+
+
+def memory_of(policy: str, steps: int, particles: int, device: str) -> dict:
+    """One gradient in this process; run me in a fresh one."""
+    gradients = run_of(policy, particles, device)
+    gradients(4)  # from here on all modules and buffers are loaded
+    reset_peak()
+    before = peak_memory()
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 2**20
+    gradients(steps)
+    peak = peak_memory() if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
+    return {"before": before, "above": peak - before}
+
+
+def checkpoints(results: Results, quick: bool, device: str) -> None:
+    particles, horizons = (1000, [16, 32]) if quick else (4000, [128, 256])
+    for policy in POLICIES:
+        last = None
+        for steps in horizons:
+            call = [sys.executable, __file__, "--memory-of", policy, str(steps), str(particles)]
+            out = subprocess.run([*call, "--device", device], capture_output=True, text=True)
+            if out.returncode:
+                raise RuntimeError(out.stderr)
+            found = json.loads(out.stdout.splitlines()[-1])
+            above, whole = found["above"], found["above"] + found["before"]
+            results.add(
+                measure="checkpoint memory",
+                policy=policy,
+                particles=particles,
+                substeps=5 * steps,
+                peak_above_start=above,
+                over_half_the_horizon=above / last[0] if last else None,
+                whole_process_over_half_the_horizon=whole / last[1] if last else None,
+                unit="MiB, ratio",
+            )
+            last = above, whole
+    stored = run_of("none", 1000, device)(32)
+    for policy in POLICIES[1:]:
+        pairs = zip(run_of(policy, 1000, device)(32), stored, strict=True)
+        apart = max(float((a - b).norm() / b.norm()) for a, b in pairs)
+        results.add(
+            measure="checkpoint gradients", policy=policy, substeps=160, relative_difference=apart
+        )
+
+
 def main() -> None:
-    given = parser(__doc__).parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--only", choices=("gradients", "checkpoints"))
+    arguments.add_argument("--memory-of", nargs=3, help="internal: policy, steps, particles")
+    given = arguments.parse_args()
+    if given.memory_of:
+        policy, steps, particles = given.memory_of
+        print(json.dumps(memory_of(policy, int(steps), int(particles), given.device)))
+        return
     results = Results("gradients", given)
+    if given.only != "gradients":
+        checkpoints(results, given.quick, given.device)
+    if given.only != "checkpoints":
+        accuracy(results, given)
+
+
+def accuracy(results: Results, given) -> None:
     materials = list(MATERIALS.items())[: 2 if given.quick else None]
     for name, law in materials:
         loss, inputs = problem(law, 4, torch.float64, given.device)
