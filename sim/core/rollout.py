@@ -95,7 +95,6 @@ def rollout(
         InputError: "revolve" met a tensor with a gradient it was not told of.
         StateError, StabilityError: from the solver.
     """
-    policy, count = _controls(controls)
     if checkpoint not in ("none", "uniform", "revolve"):
         raise ValueError(
             f'rollout: checkpoint "none", "uniform" or "revolve"; got {checkpoint!r}. Choose one.'
@@ -103,6 +102,11 @@ def rollout(
     if save_every < 1:
         raise ValueError(f"rollout: save_every ≥ 1; got {save_every}. Pass 1 to keep every step.")
     prepared = solver.prepare(params, state) if hasattr(solver, "prepare") else params
+    if checkpoint == "revolve":
+        prepared = _siblings(prepared)
+        if isinstance(controls, (list, tuple)) and not _is_policy(controls):
+            controls = _siblings(list(controls))
+    policy, count = _controls(controls)
     externals = _externals(solver, controls, prepared, closes_over)
     saved: dict[int, S] = {0: state}
     furthest = 0
@@ -141,10 +145,21 @@ def rollout(
     return Rollout(states=list(saved.values()), steps=list(saved))
 
 
+def _siblings(tree: Any) -> Any:
+    """The same tree, no tensor of which is made from another of it: "revolve" gives each its own part of
+    the gradient, and what a tensor passes on to its ancestors must not be counted twice."""
+    tensors, rebuild = flatten(tree)
+    return rebuild([t.view_as(t) if t.requires_grad else t for t in tensors.values()])
+
+
+def _is_policy(controls: Any) -> bool:
+    return isinstance(controls, tuple) and len(controls) == 2 and callable(controls[0])
+
+
 def _controls(controls: Any) -> tuple[Callable[[int, Any], Any], int]:
     if isinstance(controls, int):
         return (lambda t, state: None), controls
-    if isinstance(controls, tuple) and len(controls) == 2 and callable(controls[0]):
+    if _is_policy(controls):
         return controls[0], int(controls[1])
     if callable(controls):
         raise TypeError(
@@ -157,7 +172,7 @@ def _controls(controls: Any) -> tuple[Callable[[int, Any], Any], int]:
 def _externals(solver: Any, controls: Any, prepared: Any, closes_over: Any) -> list[Tensor]:
     """Every tensor a step may read besides the state, each once."""
     weights = solver.weights() if hasattr(solver, "weights") else ()
-    if isinstance(controls, tuple) and len(controls) == 2 and callable(controls[0]):
+    if _is_policy(controls):
         controls = controls[0].parameters() if isinstance(controls[0], torch.nn.Module) else ()
     if isinstance(closes_over, torch.nn.Module):
         closes_over = closes_over.parameters()

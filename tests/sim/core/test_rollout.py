@@ -201,3 +201,25 @@ def test_revolve_runs_backward_twice() -> None:
     (first,) = torch.autograd.grad(result.final.x.sum(), x, retain_graph=True)
     (second,) = torch.autograd.grad(result.final.x.sum(), x)
     assert first == second != 0
+
+
+def test_parameters_and_controls_made_from_one_another() -> None:
+    grads = {}
+    for policy in ("none", "uniform", "revolve"):
+        root = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+        gain = root**2
+        controls = [gain.expand(1, 1)]
+        for _ in range(8):
+            controls.append(torch.sin(controls[-1]) * root)
+        params = {"first": gain, "second": 3 * gain}
+
+        class Solver(OscillatorSolver):
+            def step(self, state, control, params):
+                return super().step(state, control, params["first"] * params["second"])
+
+        start = Oscillator(*(torch.ones(1, 1, dtype=torch.float64) for _ in range(2)))
+        end = rollout(Solver(), start, controls, params, checkpoint=policy, save_every=9).final
+        (grads[policy],) = torch.autograd.grad(end.x.sum(), root)
+    assert grads["none"] != 0
+    torch.testing.assert_close(grads["uniform"], grads["none"], rtol=1e-13, atol=0)
+    torch.testing.assert_close(grads["revolve"], grads["none"], rtol=1e-13, atol=0)
