@@ -170,4 +170,4 @@ class TransportingNano(Transporting):
     """`Transporting` for tests."""
 
     Config = TransportingNanoConfig
-    search_defaults = {"gradient": {"expand": False, "lr": 0.1}}
+    search_defaults = {"gradient": {"lr": 0.1}}
