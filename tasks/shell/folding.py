@@ -91,7 +91,7 @@ class _Folding(ShellTask):
         strip = mesh.placed((half, 0.5 * c.width, c.d_hat), TURN)
         changes = {"yield_stress": c.yield_stress, "leak": c.leak}
         scene.sheet("strip", strip, c.material, creases=True, **changes)
-        scene.hold("clamp", "strip", mesh.rows(0, 1))
+        scene.hold("clamp", {"strip": mesh.rows(0, 1)})
         scene.plate(Collider(Plane(), name="table"))
         # The layers end and the arc begins (n − 3)/2 cells from the clamped end.
         self._place = half - 0.5 * (n - 3) * dx - 0.6 * dx

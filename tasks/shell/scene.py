@@ -12,7 +12,7 @@ Every body belongs to a kind (sheet, tip, block), by which friction is given.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -150,10 +150,10 @@ class Scene:
         start = self._add(name, "block", x, x, boundary_triangles(tets))
         self.parts.append(Solid(name=name, cells=tets + start, E=E, nu=nu, rho=rho))
 
-    def hold(self, name: str, body: str, points: Tensor) -> None:
-        """A handle that holds points of a body, numbered as its own."""
-        place = tuple(self._x[list(self.spans).index(body)][points].mean(0).tolist())
-        self.handles.append(Handle(name, points + self.spans[body].start, position=place))
+    def hold(self, name: str, points: Mapping[str, Tensor]) -> None:
+        """A handle that holds points of bodies, numbered as each body's own."""
+        rows = torch.cat([own + self.spans[body].start for body, own in points.items()])
+        self.handles.append(Handle(name, rows, position=tuple(self.x[rows].mean(0).tolist())))
 
     def plate(self, collider: Collider) -> None:
         """A rigid body that rests."""

@@ -28,7 +28,8 @@ def make(name, **overrides):
 
 @pytest.fixture(params=NANO, scope="module")
 def task(request):
-    return make(request.param)
+    # Scenes of a batch stop at different residuals; a small one leaves little to differ in.
+    return make(request.param, tol=1e-9)
 
 
 def some_actions(task, batch=1, seed=0):
@@ -54,7 +55,6 @@ def test_gradient_shapes_and_batch(task):
     assert bool(torch.isfinite(gradient).all()) and bool((gradient != 0).any((1, 2)).all())
     with torch.no_grad():
         alone, end = task.evaluate(actions[1])
-    # Newton's method stops for each scene where its residual is small enough, not at the same number.
     torch.testing.assert_close(alone[0], loss[1].detach(), rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(end.x[0], final.x[1].detach(), rtol=0, atol=1e-8)
     start = task.reset()
