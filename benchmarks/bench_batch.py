@@ -243,7 +243,7 @@ def main() -> None:
             sizes = (4, 1, 4) if quick else (16, 5, 10)
             population(results, sizes[0], threads, sizes[1], sizes[2])
     if given.only in (None, "memory"):
-        memory(results, [4] if quick else [32])
+        memory(results, [4] if quick else [1, 8, 64])
 
 
 if __name__ == "__main__":
