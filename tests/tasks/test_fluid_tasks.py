@@ -173,8 +173,8 @@ GAINS = {
     "fluid/latte-art-nano": (0.05, 25),
     "fluid/latte-art-stir-nano": (0.1, 60),
     "fluid/mixing-nano": (0.75, 16),
-    "fluid/pouring-nano": (0.7, 8),
-    "fluid/transporting-nano": (0.2, 60),
+    "fluid/pouring-nano": (0.7, 18),
+    "fluid/transporting-nano": (0.2, 31),
 }
 """Largest share left of the loss of doing nothing, or of the usual start where that is lower, and
 iterations, at the settings that the task names for the search."""
