@@ -179,9 +179,9 @@ class Throwing(_Held):
         return high & (rise.abs() <= self.config.rise)
 
     def initial_actions(self) -> Tensor:
-        """Down, then up, at half of the speed limit."""
+        """Up, then down, at half of the speed limit: just too slow for the ball to leave the sheet."""
         actions = self.ramp({"west z": 0.5, "east z": 0.5})
-        actions[: self.horizon // 2] *= -1
+        actions[self.horizon // 2 :] *= -1
         return actions
 
 

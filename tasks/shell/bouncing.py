@@ -14,6 +14,7 @@ of 0.25 rad jump as far. A hidden stiffness to be recovered has a known answer.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from torch import Tensor
 
@@ -55,7 +56,10 @@ class Bouncing(InverseTask):
     Config = BouncingConfig
     config: BouncingConfig
     names = ("k_bend",)
-    search_defaults = {"gradient": {"expand": False, "lr": 0.2}, "cma": {"population": 10}}
+    search_defaults = {
+        "gradient": {"expand": False, "lr": 0.15, "betas": (0.5, 0.9)},
+        "cma": {"population": 10},
+    }
 
     def build(self, scene: Scene) -> None:
         c = self.config
@@ -84,7 +88,7 @@ class Bouncing(InverseTask):
     def parameters(self, action: Tensor) -> dict[str, dict[str, Tensor]]:
         return {"sheet": {"k_bend": self.values(action)}}
 
-    def metrics(self, state: FEMState) -> dict[str, Tensor]:
+    def metrics(self, state: Any) -> dict[str, Tensor]:
         """Those of `InverseTask`, and height [m]: how high the highest observed point came."""
         return super().metrics(state) | {"height": state.trace.detach()[..., 2].flatten(1).amax(1)}
 

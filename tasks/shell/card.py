@@ -13,6 +13,7 @@ clamped. A hidden stiffness to be recovered has a known answer.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,10 @@ class Card(InverseTask):
     config: CardConfig
     folds = True
     names = ("k_bend",)
-    search_defaults = {"gradient": {"expand": False, "lr": 0.2}, "cma": {"population": 10}}
+    search_defaults = {
+        "gradient": {"expand": False, "lr": 0.15, "betas": (0.5, 0.9)},
+        "cma": {"population": 10},
+    }
 
     def build(self, scene: Scene) -> None:
         c = self.config
@@ -90,7 +94,7 @@ class Card(InverseTask):
         value = self.values(action)
         return {f"card{k}": {"k_bend": value} for k in range(self.config.cards)}
 
-    def metrics(self, state: FEMState) -> dict[str, Tensor]:
+    def metrics(self, state: Any) -> dict[str, Tensor]:
         """Those of `InverseTask`, and height [m]: how high the highest observed point came."""
         return super().metrics(state) | {"height": state.trace.detach()[..., 2].flatten(1).amax(1)}
 

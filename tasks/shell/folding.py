@@ -127,7 +127,7 @@ class _Folding(ShellTask):
 
     def _angle(self, x: Tensor, k: int) -> Tensor:
         """Mean angle of the hinges of row k [rad], (B,)."""
-        part = self.model.parts[0]
+        part: Any = self.model.parts[0]
         return hinge_angle(x[:, part.hinges[0][self._hinges[k]].to(x.device)]).mean(1)
 
     def angles(self, state: FEMState) -> tuple[Tensor, Tensor]:

@@ -169,7 +169,7 @@ class InverseTask(ShellBase):
         fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(FEMState)}
         return EpisodeState(**fields, trace=trace, action=action.to(state.x.device))
 
-    def control(self, state: EpisodeState, action: Tensor) -> Tensor:
+    def control(self, state: Any, action: Tensor) -> Tensor:
         return action.to(state.x)
 
     @torch.no_grad()
@@ -182,16 +182,16 @@ class InverseTask(ShellBase):
             self._target = seen + self.config.noise * noise
         return self._target
 
-    def terms(self, state: EpisodeState, t: int) -> dict[str, Tensor]:
+    def terms(self, state: Any, t: int) -> dict[str, Tensor]:
         """Named parts of the objective, each (B,)."""
         gap = state.trace - self.target().to(state.x)
         return {"motion": gap.square().sum(-1).mean((1, 2)) / self.length**2}
 
-    def loss(self, state: EpisodeState, t: int) -> Tensor:
+    def loss(self, state: Any, t: int) -> Tensor:
         """Sum of the terms, (B,). Differentiable in the state."""
         return torch.stack(list(self.terms(state, t).values())).sum(0)
 
-    def metrics(self, state: EpisodeState) -> dict[str, Tensor]:
+    def metrics(self, state: Any) -> dict[str, Tensor]:
         """distance [m]: root mean square between motions; each parameter; error: the largest relative
         one of them [-]; (B,)."""
         gap = state.trace.detach() - self.target().to(state.x)
@@ -203,6 +203,6 @@ class InverseTask(ShellBase):
             **named,
         }
 
-    def success(self, state: EpisodeState) -> Tensor:
+    def success(self, state: Any) -> Tensor:
         """Whether every parameter is within `tolerance` of the hidden one, (B,) bool."""
         return self.metrics(state)["error"] <= self.config.tolerance

@@ -100,14 +100,14 @@ class PickFolding(ShellTask):
         z = 2 * c.d_hat + TIP_RADIUS - c.press
         axes = []
         for name, side in (("left", -1), ("right", 1)):
-            ends = sorted((side * (c.place + 5e-3), side * 9e-3))
-            axes += [Axis(name, "x", c.speed, *ends, 2e-3)]
+            low, high = sorted((side * (c.place + 5e-3), side * 9e-3))
+            axes += [Axis(name, "x", c.speed, low, high, 2e-3)]
             axes += [Axis(name, "z", c.speed, z - 5e-4, z + 0.01, 5e-4)]
         return tuple(axes)
 
     def angles(self, state: FEMState) -> tuple[Tensor, Tensor]:
         """Rest angle θ̄ and angle φ of the middle row [rad], (B,), positive as it is lifted."""
-        part = self.model.parts[0]
+        part: Any = self.model.parts[0]
         rest = state.theta_ref[:, self.model.hinge_slices()["sheet"]][:, self._row].mean(1)
         now = hinge_angle(state.x[:, part.hinges[0][self._row].to(state.x.device)]).mean(1)
         return self._sign * rest, self._sign * now

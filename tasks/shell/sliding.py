@@ -14,6 +14,7 @@ a known answer.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,10 @@ class Sliding(InverseTask):
     config: SlidingConfig
     folds = True
     names = ("mu",)
-    search_defaults = {"gradient": {"expand": False, "lr": 0.2}, "cma": {"population": 10}}
+    search_defaults = {
+        "gradient": {"expand": False, "lr": 0.15, "betas": (0.5, 0.9)},
+        "cma": {"population": 10},
+    }
 
     def build(self, scene: Scene) -> None:
         c = self.config
@@ -90,7 +94,7 @@ class Sliding(InverseTask):
     def parameters(self, action: Tensor) -> dict[str, dict[str, Tensor]]:
         return {"contact": {"friction_sheet_sheet": self.values(action)[:, 0]}}
 
-    def metrics(self, state: FEMState) -> dict[str, Tensor]:
+    def metrics(self, state: Any) -> dict[str, Tensor]:
         """Those of `InverseTask`, lag [m]: how far the lowest sheet stayed behind the finger; force
         [N]."""
         way = state.pose[:, self.handles["finger"], 0] - self.center(state, "sheet0")[:, 0]
@@ -100,12 +104,10 @@ class Sliding(InverseTask):
 
 @dataclasses.dataclass(frozen=True)
 class SlidingNanoConfig(SlidingConfig):
-    """`SlidingConfig` with two coarse sheets and longer steps."""
+    """`SlidingConfig` with two coarse sheets."""
 
-    steps: int = 10
-    """Steps of an episode; 0.1 s."""
-    dt: float = 1e-2
-    """Step [s]."""
+    steps: int = 12
+    """Steps of an episode; 60 ms."""
     spacing: float = 0.015
     """Distance of points of sheets [m]; 25 per sheet."""
     sheets: int = 2

@@ -12,6 +12,7 @@ import torch
 from rheograd.sim.core.errors import InputError
 from rheograd.tasks import shell  # noqa: F401  registers the built-in tasks
 from rheograd.tasks.core import TASKS, task_by_name
+from rheograd.tasks.optim import Budget, optimize
 from rheograd.tasks.shell.inverse import InverseTask
 
 NANO = sorted(n for n in TASKS if n.startswith("shell/") and n.endswith("-nano"))
@@ -152,3 +153,31 @@ def test_full_size_runs(name):
     with torch.no_grad():
         final = task.rollout(torch.zeros(task.horizon, task.action_size)).final
     assert all(bool(torch.isfinite(v).all()) for v in final.tensors().values())
+
+
+GAINS = {
+    "balancing": 0.3,
+    "bouncing": 0.05,
+    "card": 0.01,
+    "folding-l": 0.1,
+    "folding-u": 0.7,
+    "following": 0.2,
+    "forming": 0.15,
+    "lifting": 0.3,
+    "pick-folding": 0.1,
+    "separating": 0.5,
+    "sliding": 0.05,
+    "throwing": 0.8,
+}
+"""Largest share left of the loss at the usual start, after 12 iterations at the settings of the task."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(GAINS))
+def test_gradients_gain(name):
+    task = task_by_name(f"shell/{name}-nano")
+    with torch.no_grad():
+        first = float(task.total_loss(task.initial_actions()))
+    found = optimize(task, budget=Budget(iterations=12))
+    print(name, round(first, 5), round(found.loss, 6), found.success)
+    assert found.loss < GAINS[name] * first
