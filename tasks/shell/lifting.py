@@ -57,7 +57,7 @@ class Lifting(ShellTask):
 
     Config = LiftingConfig
     config: LiftingConfig
-    search_defaults = {"gradient": {"expand": False, "lr": 0.15}, "cma": {"population": 10}}
+    search_defaults = {"gradient": {"expand": False, "lr": 0.1}, "cma": {"population": 10}}
 
     def build(self, scene: Scene) -> None:
         c = self.config
