@@ -16,6 +16,8 @@ from rheograd.tasks.optim import Budget, optimize
 from rheograd.tasks.shell.inverse import InverseTask
 
 NANO = sorted(n for n in TASKS if n.startswith("shell/") and n.endswith("-nano"))
+LONG = ("balancing", "card", "forming", "pick-folding", "separating", "sliding", "throwing")
+"""Tasks that take ten to thirty seconds to settle and to move, for the slow tests."""
 SHORT = 3
 """Actions that the quick tests run, and steps of an episode whose action is a parameter."""
 
@@ -27,7 +29,12 @@ def make(name, **overrides):
     return task_by_name(name, **overrides)
 
 
-@pytest.fixture(params=NANO, scope="module")
+def marked(name):
+    slow = name.removeprefix("shell/").removesuffix("-nano") in LONG
+    return pytest.param(name, marks=pytest.mark.slow) if slow else name
+
+
+@pytest.fixture(params=[marked(name) for name in NANO], scope="module")
 def task(request):
     # Scenes of a batch stop at different residuals; a small one leaves little to differ in.
     return make(request.param, tol=1e-9)
