@@ -6,7 +6,7 @@ compared are the positions of 16 points of every card.
 
 Source: Wang et al. 2024 (ThinShellLab), task Card, where the stiffness is wanted at which the first
 card goes farthest. There two fingertips squeeze the stack at its ends, free of gravity, and a third one
-flicks it; meshes of our size do not hold edges of paper (they slide off, by simulation), so ours are
+flicks it. Tried with the fingertips of the nano size, the cards fell out of that grip, so ours are
 clamped. A hidden stiffness to be recovered has a known answer.
 """
 
