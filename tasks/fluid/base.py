@@ -42,7 +42,7 @@ from ...sim.core.rotations import rotate_inverse
 from ...sim.core.sampling import sample_shape
 from ...sim.core.shape_base import Shape
 from ...sim.mpm import Emitter, Group, MPMConfig, MPMControl, MPMModel, MPMState, SolverMPM
-from .axes import Axis, AxisTask
+from ..axes import Axis, AxisTask
 from .losses import chamfer, sinkhorn, squared_distance
 from .measures import Cells, density_mismatch
 

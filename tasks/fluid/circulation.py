@@ -24,7 +24,7 @@ from torch import Tensor
 from ...sim.core.colliders import Collider
 from ...sim.core.shapes import Box
 from ...sim.grid import GasConfig, GasControl, GasModel, GasSolver, GasState, Nozzle
-from .axes import Axis, AxisTask
+from ..axes import Axis, AxisTask
 from .measures import probe
 
 __all__ = ["Circulation", "CirculationConfig", "CirculationNano"]

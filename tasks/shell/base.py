@@ -46,8 +46,8 @@ from ...sim.core.rotations import from_rotation_vector, inverse, multiply, rotat
 from ...sim.fem import FEMConfig, FEMControl, FEMModel, FEMState, SolverFEM
 from ...sim.fem.bodies import Body, fingertip
 from ...sim.fem.prepare import PreparedFEM
+from ..axes import Axis, AxisTask
 from ..core import Task
-from ..fluid.axes import Axis, AxisTask
 from .scene import Scene, Touch
 
 __all__ = ["Axis", "ShellBase", "ShellConfig", "ShellTask"]

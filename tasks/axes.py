@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ...sim.core.errors import InputError
-from ...sim.core.state import State
-from ..core import Task
+from ..sim.core.errors import InputError
+from ..sim.core.state import State
+from .core import Task
 
 __all__ = ["Axis", "AxisTask"]
 
