@@ -77,11 +77,14 @@ class CMAOptimizer(PopulationOptimizer):
         if self.config.population is not None:
             options["popsize"] = self.config.population
         first = self.first.double().flatten().numpy()
+        if first.size == 1:  # the library wants two numbers; nothing depends on the second
+            first = np.append(first, 0.0)
         self._es = cma.CMAEvolutionStrategy(first, self.config.sigma, options)
 
     def _ask(self) -> Tensor:
         self._points = self._es.ask()
         points = torch.from_numpy(np.stack(self._points)).to(torch.float32)
+        points = points[:, : self.first.numel()]
         return points.reshape(len(points), *self.first.shape)
 
     def _tell(self, points: Tensor, losses: list[float]) -> None:

@@ -37,7 +37,7 @@ class PopulationConfig:
     """Settings that all optimizers of populations share."""
 
     knots: int | None = 10
-    """Knots in time; None optimizes every action on its own."""
+    """Knots in time; None, or more than there are actions, optimizes every action on its own."""
     batch: int = 32
     """Scenes that run at once; bounds memory."""
     jobs: int = 1
@@ -62,17 +62,15 @@ class PopulationOptimizer(Optimizer):
     ) -> None:
         super().__init__(task, config, budget, seed, **options)
         T, where = self.task.horizon, type(config).__name__
-        if config.knots is not None and not 2 <= config.knots <= T:
-            raise InputError(
-                f"{where}: knots from 2 to the horizon {T}; got {config.knots}. Use None for all "
-                "actions."
-            )
+        if config.knots is not None and config.knots < 2:
+            raise InputError(f"{where}: knots ≥ 2; got {config.knots}. Use None for all actions.")
         if config.batch < 1 or config.jobs < 1:
             raise InputError(
                 f"{where}: batch ≥ 1 and jobs ≥ 1; got {config.batch} and {config.jobs}. "
                 "Raise them."
             )
-        self.basis = hat_basis(T, config.knots)
+        fewer = config.knots is not None and config.knots < T
+        self.basis = hat_basis(T, config.knots if fewer else None)
         first = torch.linalg.lstsq(self.basis, self.start_actions() / self.limit).solution
         self.first = first.clamp(-1, 1)
         """Start of the search in knots, (K, A)."""

@@ -103,6 +103,15 @@ def test_gradient_against_differences(name):
     assert predicted == pytest.approx((high - low) / (2 * eps), rel=2e-3)
 
 
+def test_cma_searches_for_a_single_number():
+    """Which its library alone refuses."""
+    pytest.importorskip("cma")
+    task = make("shell/bouncing-nano")
+    found = optimize(task, "cma", budget=Budget(iterations=2), seed=1)
+    first = float(task.total_loss(task.initial_actions()))
+    assert found.actions.shape == (1, 1) and found.loss < 0.9 * first
+
+
 def test_seeds():
     few = {"settle": 0, "closing_steps": 1, "squeeze": 6e-4}
     task = make("shell/lifting-nano", jitter=5e-4, **few)

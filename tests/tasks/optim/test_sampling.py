@@ -159,3 +159,10 @@ def test_impossible_settings_are_refused(method, options):
     with pytest.raises(InputError) as error:
         make_optimizer(Push(), method, **options)
     assert "; got" in str(error.value)
+
+
+def test_more_knots_than_actions_are_the_actions():
+    budget, found = Budget(simulator_steps=2_000), {}
+    for knots in (None, 40):
+        found[knots] = optimize(Tracking(), "cma", budget=budget, knots=knots, seed=2).actions
+    assert Tracking().horizon < 40 and torch.equal(found[None], found[40])
