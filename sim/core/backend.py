@@ -181,7 +181,9 @@ class Command:
             record_cmd=True,
         )
         self._packed: tuple[Any, ...] = ()
-        if self._launch.device.is_cpu and getattr(self._launch, "block_dim", 0) <= 1:
+        # The kernels' calling convention is Warp's own affair: only where it is known to be this.
+        known = wp.__version__.startswith("1.19.")
+        if known and self._launch.device.is_cpu and getattr(self._launch, "block_dim", 0) <= 1:
             self._packed = self._pack()
 
     def _pack(self) -> tuple[Any, ...]:

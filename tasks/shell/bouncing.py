@@ -56,10 +56,6 @@ class Bouncing(InverseTask):
     Config = BouncingConfig
     config: BouncingConfig
     names = ("k_bend",)
-    search_defaults = {
-        "gradient": {"expand": False, "lr": 0.15, "betas": (0.5, 0.9)},
-        "cma": {"population": 10},
-    }
 
     def build(self, scene: Scene) -> None:
         c = self.config
@@ -78,12 +74,6 @@ class Bouncing(InverseTask):
         for own in points:
             theta[:, hinges_along(self.model.parts[0], own)] = -self.config.crease
         return state.replace(theta_ref=theta)
-
-    def guess(self) -> tuple[float, ...]:
-        return (self.config.start,)
-
-    def truth(self) -> tuple[float, ...]:
-        return (self.config.hidden,)
 
     def parameters(self, action: Tensor) -> dict[str, dict[str, Tensor]]:
         return {"sheet": {"k_bend": self.values(action)}}

@@ -59,10 +59,6 @@ class Card(InverseTask):
     config: CardConfig
     folds = True
     names = ("k_bend",)
-    search_defaults = {
-        "gradient": {"expand": False, "lr": 0.15, "betas": (0.5, 0.9)},
-        "cma": {"population": 10},
-    }
 
     def build(self, scene: Scene) -> None:
         c = self.config
@@ -83,12 +79,6 @@ class Card(InverseTask):
         twist = torch.zeros_like(state.pose[..., :6])
         twist[:, self.handles["finger"], 0] = -self.config.withdraw
         return FEMControl(twist=twist)
-
-    def guess(self) -> tuple[float, ...]:
-        return (self.config.start,)
-
-    def truth(self) -> tuple[float, ...]:
-        return (self.config.hidden,)
 
     def parameters(self, action: Tensor) -> dict[str, dict[str, Tensor]]:
         value = self.values(action)

@@ -113,6 +113,10 @@ class InverseTask(ShellBase):
     length: ClassVar[float] = 0.01
     """L [m]."""
     action_unit = "logarithms over that of the span"
+    search_defaults = {
+        "gradient": {"expand": False, "lr": 0.15, "betas": (0.5, 0.9)},
+        "cma": {"population": 10},
+    }
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -134,13 +138,13 @@ class InverseTask(ShellBase):
         self.solver = WholeEpisode(self)
         self._target: Tensor | None = None
 
-    @abc.abstractmethod
     def guess(self) -> tuple[float, ...]:
-        """Parameters where the search starts, p⁰."""
+        """Parameters where the search starts, p⁰; the field `start` where there is one parameter."""
+        return (self.config.start,)
 
-    @abc.abstractmethod
     def truth(self) -> tuple[float, ...]:
-        """Hidden parameters."""
+        """Hidden parameters; the field `hidden` where there is one."""
+        return (self.config.hidden,)
 
     @abc.abstractmethod
     def parameters(self, action: Tensor) -> dict[str, dict[str, Tensor]]:

@@ -60,10 +60,6 @@ class Sliding(InverseTask):
     config: SlidingConfig
     folds = True
     names = ("mu",)
-    search_defaults = {
-        "gradient": {"expand": False, "lr": 0.15, "betas": (0.5, 0.9)},
-        "cma": {"population": 10},
-    }
 
     def build(self, scene: Scene) -> None:
         c = self.config
@@ -84,12 +80,6 @@ class Sliding(InverseTask):
         twist = torch.zeros_like(state.pose[..., :6])
         twist[:, self.handles["finger"], 0] = -self.config.drag
         return FEMControl(twist=twist)
-
-    def guess(self) -> tuple[float, ...]:
-        return (self.config.start,)
-
-    def truth(self) -> tuple[float, ...]:
-        return (self.config.hidden,)
 
     def parameters(self, action: Tensor) -> dict[str, dict[str, Tensor]]:
         return {"contact": {"friction_sheet_sheet": self.values(action)[:, 0]}}
