@@ -3,6 +3,7 @@
 from .bending import hinge_angle
 from .model import FEMControl, FEMModel, FEMState, Handle
 from .parts import Rod, Sheet, Solid
+from .quadratic import quadratic, split_triangles
 from .solver import FEMConfig, SolverFEM
 from .terms import Contact, StepInput, Term
 
@@ -20,4 +21,6 @@ __all__ = [
     "StepInput",
     "Term",
     "hinge_angle",
+    "quadratic",
+    "split_triangles",
 ]

@@ -1,9 +1,11 @@
 """Elements as terms: simplices, plates and rod bends with their coefficients bound.
 
-    E = Σ_s w ψ(Σ_a x_a ⊗ G_a)   simplices,   w rest measure, G (k, d) gradients of the shape functions
+    E = Σ_s Σ_q w ψ(Σ_a x_a ⊗ G_a)   simplices with quadrature points q, weights w and gradients G (k, d)
+                                     of the shape functions; linear ones have one, w their rest measure
 
 Stencils are those of one scene, repeated for all; coefficients have shape (1 or B, S).
-Source: Sifakis & Barbič 2012, section 4 (linear simplices); `densities.py` and `bending.py` for ψ.
+Source: Sifakis & Barbič 2012, section 4 (linear simplices); `quadratic.py` for those with ten nodes;
+`densities.py` and `bending.py` for ψ.
 """
 
 from __future__ import annotations
@@ -84,13 +86,13 @@ class Element(Term):
 
 
 class Simplices(Element):
-    """Bars, triangles or tetrahedra of one density.
+    """Bars, triangles or tetrahedra of one density, with k nodes and Q quadrature points each.
 
     Args:
-        stencils: (S, d + 1).
+        stencils: (S, k).
         density: name in `DENSITIES`.
-        weight: rest length, area or volume w, (1 or B, S).
-        shape: gradients of the shape functions G [1/m], (1 or B, S, d + 1, d).
+        weight: shares w of the rest length, area or volume, (1 or B, S, Q).
+        shape: gradients of the shape functions G [1/m], (1 or B, S, Q, k, d).
         coefficients: of the density, each (1 or B, S), per rest measure.
         rate: viscosity over time step η/τ per rest measure, (1 or B, S), and `x_start` (B, N, 3), the
             positions from which the rate of strain counts; None: no viscosity.
@@ -110,27 +112,33 @@ class Simplices(Element):
     ):
         super().__init__(stencils, scenes, points)
         self.density, self.weight, self.shape = DENSITIES[density], weight, shape
-        self.coefficients, self.rate, self.x_start = coefficients, rate, x_start
+        self.coefficients = {name: value.unsqueeze(-1) for name, value in coefficients.items()}
+        self.rate, self.x_start = rate, x_start
+
+    def _deformation(self, x: Tensor) -> Tensor:
+        local = self.local(x)
+        # From one corner, so that rounding is that of the cell, not of its place.
+        return (local - local[..., :1, :]).unsqueeze(2).mT @ self.shape
 
     def deformation(self, x: Tensor) -> Tensor:
-        """F (B, S, 3, d)."""
-        return self.once(x, "F", lambda x: self.local(x).mT @ self.shape)
+        """F (B, S, Q, 3, d)."""
+        return self.once(x, "F", self._deformation)
 
     def _laws(self, F: Tensor):
         yield self.density, self.coefficients
         if self.rate is not None:
-            start = self.local(self.x_start).mT @ self.shape
-            yield DENSITIES["st_venant"], viscous(start, self.rate)
+            start = self._deformation(self.x_start)
+            yield DENSITIES["st_venant"], viscous(start, self.rate.unsqueeze(-1))
 
     def energy(self, x):
         F = self.deformation(x)
         total = sum(law.energy(F, c) for law, c in self._laws(F))
-        return (self.weight * total).sum(1)
+        return (self.weight * total).sum((1, 2))
 
     def gradient(self, x):
         F = self.deformation(x)
         P = sum(law.stress(F, c) for law, c in self._laws(F))
-        local = self.weight[..., None, None] * (self.shape @ P.mT)
+        local = (self.weight[..., None, None] * (self.shape @ P.mT)).sum(2)
         return self.rows(x), local.flatten(0, 1)
 
     def hessian(self, x, project=True):
@@ -144,7 +152,8 @@ class Simplices(Element):
             G = self.shape.mT
             dF = eye[:, None, None, :] * G[..., None, :, :, None]
             dF = dF.reshape(*G.shape[:-2], 3 * d, 3 * k)
-            blocks = dF.mT @ (self.weight[..., None, None] * C @ dF)
+            moved = self.weight[..., None, None] * C @ dF
+            blocks = dF.flatten(2, 3).mT @ moved.flatten(2, 3)
         return self.rows(x), blocks.flatten(0, 1)
 
 

@@ -6,7 +6,8 @@ elements read. Parameters are numbers or tensors that broadcast to (B, S), one p
     Sheet: membrane energy h ψ; bending energy D/2 [(1 − ν) tr Λ² + ν (tr Λ)²] per area,
            D = k_bend E h³ / 12(1 − ν²), with the curvature Λ of a triangle from its three hinges
     Rod:   circular section of radius r, EA = E π r², B = k_bend E π r⁴ / 4
-    all:   lumped masses ρ V/(d + 1) per corner; viscous stress 2 η ε̇ (a sheet also bends viscously)
+    all:   lumped masses ρ V/(d + 1) per corner (ten nodes: `quadratic.py`); viscous stress 2 η ε̇ (a
+           sheet also bends viscously)
 
 Differentiable in all parameters and in X.
 Source: Grinspun et al. 2006 (discrete shape operators, the one without extra unknowns) for Λ;
@@ -26,7 +27,9 @@ from torch import Tensor
 from ..core.errors import InputError, message
 from .bending import hinge_angle
 from .densities import DENSITIES, lame
-from .elements import Bends, Element, PlateLayout, Plates, Simplices, Stencils
+from .elements import Bends, Element, Plates, Simplices, Stencils
+from .quadratic import MASS_SHARES, quadratic_gradients
+from .topology import bends_of, hinges_of, layout_of
 
 __all__ = ["Part", "Rod", "Sheet", "Solid"]
 
@@ -35,12 +38,12 @@ Values = dict[str, Tensor]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """Base: cells of dimension d over the points of the scene."""
+    """Base: cells of dimension d and k points each over the points of the scene."""
 
     name: str
     """Key in `params`."""
     cells: Tensor
-    """Points of every cell, integers (S, d + 1)."""
+    """Points of every cell, integers (S, k), k = d + 1 but for `Solid(order=2)`."""
     E: float | Tensor
     """Young's modulus [Pa]."""
     rho: float | Tensor
@@ -60,9 +63,10 @@ class Part:
     def __post_init__(self) -> None:
         cells = torch.as_tensor(self.cells)
         object.__setattr__(self, "cells", cells)
-        fits = cells.ndim == 2 and cells.shape[0] > 0 and cells.shape[1] == self.dim + 1
+        width = len(self.mass_shares)
+        fits = cells.ndim == 2 and cells.shape[0] > 0 and cells.shape[1] == width
         if not fits or cells.is_floating_point():
-            expected = f"cells: integers (S, {self.dim + 1})"
+            expected = f"cells: integers (S, {width})"
             raise InputError(message(self.where, expected, cells, "Give points per cell"))
         object.__setattr__(self, "cells", cells.long())
         known = [name for name, law in DENSITIES.items() if self.dim in law.dims]
@@ -72,6 +76,11 @@ class Part:
     @property
     def where(self) -> str:
         return f"{type(self).__name__} {self.name!r}"
+
+    @property
+    def mass_shares(self) -> tuple[float, ...]:
+        """Part of the mass of a cell that each of its points has."""
+        return (1 / (self.dim + 1),) * (self.dim + 1)
 
     @functools.cached_property
     def stencils(self) -> Stencils:
@@ -111,26 +120,34 @@ class Part:
         """Rest angles and hardening (B, H) after a step to x (B, N, 3); only where `plastic`."""
         raise NotImplementedError
 
-    def shape_gradients(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """G [1/m] (b, S, d + 1, d) and rest measure (b, S) of the cells.
+    def shape_gradients(self, X: Tensor) -> Values:
+        """Of the cells: "shape", G [1/m] (b, S, Q, k, d), "weight" (b, S, Q), "measure" (b, S), its sum.
 
         Raises:
             InputError: a cell without, or (tetrahedra) with negative measure.
         """
         corners = X[:, self.cells.to(X.device)]
-        D = (corners[..., 1:, :] - corners[..., :1, :]).mT  # columns are edges
-        if self.dim < 3:
-            D = _flatten(D)
-        measure = torch.linalg.det(D) / math.factorial(self.dim)
-        size = D.detach().square().sum((-2, -1)).sqrt() ** self.dim
-        bad = ~(measure > 1e-12 * size)
+        shape, weight = self._gradients(corners)
+        size = (corners - corners[..., :1, :]).detach().square().sum((-2, -1)).sqrt() ** self.dim
+        bad = ~(weight > 1e-12 * size.unsqueeze(-1)).all(-1)
         if bool(bad.any()):
             first = int(bad.nonzero()[0, 1])
             got = f"{int(bad.sum())} without, the first is cell {first} ({self.cells[first].tolist()})"
             fix = "Order corners so that the determinant is positive, and remove degenerate cells"
             raise InputError(message(self.where, "cells of positive rest measure", got, fix))
-        inner = torch.linalg.inv(D)
-        return torch.cat((-inner.sum(-2, keepdim=True), inner), dim=-2), measure
+        return {"shape": shape, "weight": weight, "measure": weight.sum(-1)}
+
+    def _gradients(self, corners: Tensor) -> tuple[Tensor, Tensor]:
+        """G and weights of cells (b, S, k, 3)."""
+        D = (corners[..., 1:, :] - corners[..., :1, :]).mT  # columns are edges
+        if self.dim < 3:
+            D = _flatten(D)
+        ratio = torch.linalg.det(D)
+        # A degenerate cell is reported by its measure.
+        flat = torch.where((ratio.detach() == 0)[..., None, None], torch.eye(self.dim).to(D), D)
+        inner = torch.linalg.inv(flat)
+        shape = torch.cat((-inner.sum(-2, keepdim=True), inner), dim=-2)
+        return shape.unsqueeze(2), (ratio / math.factorial(self.dim)).unsqueeze(-1)
 
     def simplices(
         self, c: Values, scenes: int, points: int, tau: float, x_start: Tensor
@@ -139,7 +156,7 @@ class Part:
         names = ("EA",) if self.dim == 1 else ("mu", "lam")
         rate = c["eta"] / tau if "eta" in c else None
         return Simplices(
-            self.stencils, scenes, points, self.law, c["measure"], c["shape"],
+            self.stencils, scenes, points, self.law, c["weight"], c["shape"],
             {name: c[name] for name in names}, rate, x_start,
         )  # fmt: skip
 
@@ -161,18 +178,32 @@ def _flatten(D: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Solid(Part):
-    """Tetrahedra of an elastic material."""
+    """Tetrahedra of an elastic material, linear or with ten nodes."""
 
     nu: float | Tensor
     """Poisson's ratio [-], below 0.5."""
     law: str = "stable_neo_hookean"
+    order: int = 1
+    """1: cells (S, 4), too stiff in bending and near nu = 0.5; 2: (S, 10), see `quadratic`."""
 
     dim: ClassVar[int] = 3
     names: ClassVar[tuple[str, ...]] = ("E", "nu", "rho", "eta")
 
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2):
+            got = f"{self.order}"
+            raise InputError(message(self.where, "order 1 or 2", got, "See `quadratic` for 2"))
+        super().__post_init__()
+
+    @property
+    def mass_shares(self) -> tuple[float, ...]:
+        return MASS_SHARES if self.order == 2 else super().mass_shares
+
+    def _gradients(self, corners):
+        return quadratic_gradients(corners) if self.order == 2 else super()._gradients(corners)
+
     def prepare(self, p, X):
-        shape, volume = self.shape_gradients(X)
-        c = {"shape": shape, "measure": volume, "density": p["rho"], **lame(p["E"], p["nu"], 3)}
+        c = self.shape_gradients(X) | {"density": p["rho"]} | lame(p["E"], p["nu"], 3)
         return c | ({"eta": p["eta"]} if _used(p["eta"]) else {})
 
     def terms(self, c, scenes, points, tau, x_start, bent):
@@ -199,8 +230,8 @@ class Sheet(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.bending:
-            object.__setattr__(self, "hinges", _hinges(self.where, self.cells))
-            object.__setattr__(self, "layout", _layout(self.cells, *self.hinges))
+            object.__setattr__(self, "hinges", hinges_of(self.where, self.cells))
+            object.__setattr__(self, "layout", layout_of(self.cells, *self.hinges))
 
     hinges: Any = dataclasses.field(default=None, init=False, repr=False)
     """Points (H, 4): ends of the edge, then the corner to its left and to its right; and the two
@@ -213,10 +244,10 @@ class Sheet(Part):
         return len(self.hinges[0]) if self.bending else 0
 
     def prepare(self, p, X):
-        shape, area = self.shape_gradients(X)
-        h = p["h"]
+        c = self.shape_gradients(X)
+        h, area = p["h"], c["measure"]
         plane = {name: h * value for name, value in lame(p["E"], p["nu"], 2).items()}
-        c = {"shape": shape, "measure": area, "density": p["rho"] * h, **plane}
+        c |= {"density": p["rho"] * h} | plane
         used = _used(p["eta"])
         if used:
             c["eta"] = h * p["eta"]
@@ -274,7 +305,7 @@ class Rod(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "bends", _bends(self.where, self.cells))
+        object.__setattr__(self, "bends", bends_of(self.where, self.cells))
 
     bends: Any = dataclasses.field(default=None, init=False, repr=False)
     """Points in a row (H, 3), and their segments (H, 2)."""
@@ -284,9 +315,9 @@ class Rod(Part):
         return Stencils(self.bends[0])
 
     def prepare(self, p, X):
-        shape, length = self.shape_gradients(X)
-        section = math.pi * p["r"] ** 2
-        c = {"shape": shape, "measure": length, "density": p["rho"] * section}
+        c = self.shape_gradients(X)
+        length, section = c["measure"], math.pi * p["r"] ** 2
+        c["density"] = p["rho"] * section
         c["EA"] = p["E"] * section
         if _used(p["eta"]):
             c["eta"] = 1.5 * section * p["eta"]  # uniaxial stress is 3 η ε̇
@@ -319,67 +350,3 @@ def _rest_curvature(x: Tensor) -> Tensor:
 def _used(value: Tensor) -> bool:
     """Whether a process takes place: not zero, or differentiated at zero."""
     return value.requires_grad or bool((value != 0).any())
-
-
-def _hinges(where: str, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs of triangles over a common edge, (H, 4) points and (H, 2) triangles."""
-    sides: dict[tuple[int, int], list[tuple[int, int, bool]]] = {}
-    for number, cell in enumerate(cells.tolist()):
-        for k in range(3):
-            a, b, opposite = cell[k], cell[(k + 1) % 3], cell[(k + 2) % 3]
-            sides.setdefault((min(a, b), max(a, b)), []).append((number, opposite, a < b))
-    points, faces = [], []
-    for (a, b), found in sides.items():
-        if len(found) > 2:
-            got = f"edge {(a, b)} of {len(found)} triangles"
-            fix = "Split the sheet there, or set bending=False"
-            raise InputError(message(where, "a manifold mesh for hinges", got, fix))
-        if len(found) == 2:
-            (f1, p1, forward1), (f2, p2, forward2) = found
-            if forward1 == forward2:
-                got = f"triangles {f1} and {f2} that turn opposite ways"
-                fix = "Orient neighbours alike, or set bending=False"
-                raise InputError(message(where, "an oriented mesh for hinges", got, fix))
-            # e × (x₂ − x₀) is the normal of the triangle that runs a → b.
-            left, right = ((f1, p1), (f2, p2)) if forward1 else ((f2, p2), (f1, p1))
-            points.append((a, b, left[1], right[1]))
-            faces.append((left[0], right[0]))
-    return torch.tensor(points).reshape(-1, 4).long(), torch.tensor(faces).reshape(-1, 2).long()
-
-
-def _layout(cells: Tensor, points: Tensor, faces: Tensor) -> PlateLayout:
-    """How triangles and hinges refer to each other."""
-    count = len(points)
-    sides = torch.full_like(cells, count)
-    patches = torch.cat((cells, cells), dim=1)
-    owners = torch.zeros(count, 2).long()
-    views = torch.full((len(cells), 3, 6), 4 * count)
-    number = torch.arange(count)
-    for left, right in ((0, 1), (1, 0)):
-        face, own, other = faces[:, left], points[:, 2 + left], points[:, 2 + right]
-        corner = (cells[face] == own[:, None]).long().argmax(1)
-        sides[face, corner] = number
-        patches[face, 3 + corner] = other
-        owners[:, left] = 3 * face + corner
-        # Seen from the triangle on the right, the side runs the other way.
-        order = (corner + 1) % 3, (corner + 2) % 3, corner, 3 + corner
-        for place, point in zip(order, ((0, 1, 2, 3), (1, 0, 3, 2))[left], strict=True):
-            views[face, corner, place] = 4 * number + point
-    return PlateLayout(Stencils(patches), Stencils(points), sides, owners, views)
-
-
-def _bends(where: str, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs of segments over a common point, (H, 3) points and (H, 2) segments."""
-    ends: dict[int, list[tuple[int, int]]] = {}
-    for number, (a, b) in enumerate(cells.tolist()):
-        ends.setdefault(a, []).append((number, b))
-        ends.setdefault(b, []).append((number, a))
-    points, segments = [], []
-    for middle, found in ends.items():
-        if len(found) > 2:
-            got = f"point {middle} of {len(found)} segments"
-            raise InputError(message(where, "rods without forks", got, "Make forks of solids"))
-        if len(found) == 2:
-            points.append((found[0][1], middle, found[1][1]))
-            segments.append((found[0][0], found[1][0]))
-    return torch.tensor(points).reshape(-1, 3).long(), torch.tensor(segments).reshape(-1, 2).long()

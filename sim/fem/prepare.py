@@ -109,8 +109,8 @@ def prepare(model: FEMModel, params: Params, B: int, like: Tensor) -> PreparedFE
         part.validate(values)
         c = part.prepare(values, X)
         density = c.pop("density")
-        share = (density * c["measure"] / (part.dim + 1)).unsqueeze(-1)
-        share = share.expand(*share.shape[:-1], part.dim + 1).flatten(1)
+        share = (density * c["measure"]).unsqueeze(-1) * tensor(part.mass_shares)
+        share = share.flatten(1)
         if len(share) > len(mass):
             mass = mass.expand(len(share), N)
         mass = mass.index_add(
