@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConvergenceError, InputError, message
-from .krylov import cg, check_symmetric, gmres
+from .krylov import Monitor, cg, check_symmetric, fcg, gmres
 from .linear_map import Operator
 
 __all__ = ["DenseFactor", "Factor", "IterativeFactor", "LinearResult"]
@@ -96,7 +96,12 @@ class Factor(abc.ABC):
 
 
 class IterativeFactor(Factor):
-    """CG or GMRES bound to one operator; `preconditioner` may be that of another factor."""
+    """CG, FCG or GMRES bound to one operator; `preconditioner` may be that of another factor.
+
+    FCG keeps `history` directions and takes any preconditioner, see `core.krylov.fcg`.
+    """
+
+    monitor: Monitor | None = None
 
     def __init__(
         self,
@@ -109,8 +114,9 @@ class IterativeFactor(Factor):
         restart: int = 50,
         check: bool = True,
         null_space: Tensor | None = None,
+        history: int | None = 2,
     ):
-        self.name, self.operator, self.tol = name, operator, tol
+        self.name, self.operator, self.tol, self.history = name, operator, tol, history
         if null_space is not None:
             self.project, self.operator = _without(null_space, operator)
         self.max_iterations, self.preconditioner = max_iterations, preconditioner
@@ -124,12 +130,15 @@ class IterativeFactor(Factor):
             near = M
             low = near.operator.like.dtype
             M = lambda v: near._solve(v.to(low), None, transpose, tol)[0].to(v)  # noqa: E731
+        if self.name == "FCG":
+            limit = 10 * b.shape[1] if self.max_iterations is None else self.max_iterations
+            return fcg(apply, b, x, tol, limit, M or (lambda v: v), self.history, self.monitor)
         if self.name == "CG":
             if self.unchecked:
                 check_symmetric("CG.solve", apply, b)
                 self.unchecked = False
             limit = 10 * b.shape[1] if self.max_iterations is None else self.max_iterations
-            return cg(apply, b, x, tol, limit, M)
+            return cg(apply, b, x, tol, limit, M, self.monitor)
         restart = min(self.restart, b.shape[1])
         limit = 10 * max(b.shape[1], restart)
         limit = limit if self.max_iterations is None else self.max_iterations

@@ -10,6 +10,8 @@ from torch import Tensor
 from .errors import InputError, message
 
 MatVec = Callable[[Tensor], Tensor]
+Monitor = Callable[[Tensor], None]
+"""Sees the residual norms (B,) before the first and after every iteration."""
 
 
 def cg(
@@ -19,6 +21,7 @@ def cg(
     tol: float,
     max_iterations: int,
     preconditioner: MatVec | None,
+    monitor: Monitor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Conjugate gradients; flexible β when a preconditioner is given. Returns x and iterations."""
     target = tol * b.norm(dim=1)
@@ -26,9 +29,12 @@ def cg(
     z = r if preconditioner is None else preconditioner(r)
     p, rz = z, (r * z).sum(1)
     iterations = torch.zeros(len(b), dtype=torch.long, device=b.device)
-    for _ in range(max_iterations):
-        active = r.norm(dim=1) > target
-        if not bool(active.any()):
+    for done in range(max_iterations + 1):
+        norm = r.norm(dim=1)
+        active = norm > target
+        if monitor is not None:
+            monitor(norm)
+        if done == max_iterations or not bool(active.any()):
             break
         q = matvec(p)
         curvature = (p * q).sum(1)
@@ -46,6 +52,60 @@ def cg(
         beta = torch.where(active, change / torch.where(active, rz, 1.0), 0.0)
         p = z + beta[:, None] * p
         r, rz = r_new, rz_new
+        iterations += active
+    return x, iterations
+
+
+def fcg(
+    matvec: MatVec,
+    b: Tensor,
+    x: Tensor,
+    tol: float,
+    max_iterations: int,
+    direction: MatVec,
+    history: int | None = 2,
+    monitor: Monitor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Conjugate directions from any map r ↦ q, linear or not, for A symmetric positive definite.
+
+        p = q − Σ_j (⟨q, A p_j⟩ / ⟨p_j, A p_j⟩) p_j,   x += (⟨p, r⟩ / ⟨p, A p⟩) p,   r = b − A x
+
+    The sum runs over the last `history` directions (None: all, 0: none). The error in the norm of A
+    never grows, whatever q is. Where q is almost orthogonal to r the step would stall, so r itself
+    takes its place. Two products with A per iteration: the residual is the true one. Returns x and
+    iterations.
+
+    Source: Notay 2000 (flexible conjugate gradients); Kaneda et al. 2023 (q from a network).
+    """
+    target = tol * b.norm(dim=1)
+    r = b - matvec(x)
+    iterations = torch.zeros(len(b), dtype=torch.long, device=b.device)
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    for done in range(max_iterations + 1):
+        norm = r.norm(dim=1)
+        active = norm > target
+        if monitor is not None:
+            monitor(norm)
+        if done == max_iterations or not bool(active.any()):
+            break
+        q = direction(r)
+        angle = (q * r).sum(1).abs()
+        lost = ~(angle > 1e-6 * q.norm(dim=1) * norm)  # also where q is not finite
+        p = torch.where(lost[:, None], r, q)
+        # With all directions kept, round-off needs the second pass; with few it changes nothing.
+        for _ in range(2 if history is None else 1):
+            parts = [((p * Aj).sum(1) / cj)[:, None] * pj for pj, Aj, cj in kept]
+            p = p - sum(parts) if parts else p
+        Ap = matvec(p)
+        curvature = (p * Ap).sum(1)
+        regular = active & (curvature > 0)
+        safe = torch.where(regular, curvature, 1.0)
+        x = x + torch.where(regular, (p * r).sum(1) / safe, 0.0)[:, None] * p
+        r = b - matvec(x)
+        if history != 0:
+            kept.append((p, torch.where(regular[:, None], Ap, 0.0), safe))
+            if history is not None:
+                kept = kept[-history:]
         iterations += active
     return x, iterations
 

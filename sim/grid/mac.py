@@ -22,11 +22,9 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InputError, message
+from .poisson.stencil import Faces, jump, outflow
 
 __all__ = ["AXES", "Faces", "MacGrid", "SIDES"]
-
-Faces = tuple[Tensor, ...]
-"""One tensor (B, *faces) per axis."""
 
 AXES = {2: ("x", "z"), 3: ("x", "y", "z")}
 SIDES = ("wall", "slip", "open", "periodic")
@@ -112,16 +110,11 @@ class MacGrid:
 
     def jump(self, q: Tensor, axis: int) -> Tensor:
         """Undivided difference across each face, q_{i+1} − q_i, with q = 0 behind the sides."""
-        dim = axis - self.dim
-        if self.periodic[axis]:
-            return q - q.roll(1, dim)
-        zero = torch.zeros_like(q.narrow(dim, 0, 1))
-        return torch.diff(q, dim=dim, prepend=zero, append=zero)
+        return jump(q, axis - self.dim, self.periodic[axis])
 
     def outflow(self, f: Tensor, axis: int) -> Tensor:
         """Undivided difference across each cell, f_{i+½} − f_{i−½}; minus the adjoint of `jump`."""
-        dim = axis - self.dim
-        return f.roll(-1, dim) - f if self.periodic[axis] else torch.diff(f, dim=dim)
+        return outflow(f, axis - self.dim, self.periodic[axis])
 
     def divergence(self, u: Faces) -> Tensor:
         """div u [1/s] of velocities [m/s] on faces, (B, *cells). Differentiable in u."""

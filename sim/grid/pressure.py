@@ -18,64 +18,31 @@ Source: Chorin 1968; Bridson 2015, chapter 5; Batty et al. 2007 (fractions w).
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 
 from ..core.errors import InputError, message
-from ..core.factors import Factor, IterativeFactor, Preconditioner, SparseFactor
 from ..core.implicit import SolveInfo
-from ..core.linalg import AMG, apply_solve, jacobi
-from ..core.linear_map import LinearMap, Operator, SparseMatrix, as_operator
 from .mac import Faces, MacGrid
-from .multigrid import SpectralFactor, Stencil, VCycle
+from .poisson.spectral import DENSE, dense_transform
+from .poisson.stencil import Stencil
+from .poisson.system import SOLVERS, TOLERANCE, FaceSystem, Method
 from .solids import Solids, faces_of, solids_of
 
 __all__ = ["METHODS", "Method", "PressureSystem", "project"]
 
-METHODS = ("auto", "spectral", "multigrid", "jacobi", "cg", "direct", "amg")
-"""auto: spectral in a box without obstacles of at most 256 cells per axis, else multigrid.
-multigrid, jacobi, cg: conjugate gradients with that or no preconditioner; amg: with pyamg's (CPU);
-direct: sparse LU (CPU), for small static geometries."""
+METHODS = ("auto", "spectral", *SOLVERS)
+"""auto: spectral in a box without obstacles of at most 256 cells per axis, else multigrid; the others
+as in `poisson.system.SOLVERS`."""
 
-Method = str | Callable[["PressureSystem"], Preconditioner]
-"""One of METHODS, or a function that makes a preconditioner of CG on rows (B, n), such as a network;
-it need not be linear."""
-
-SPECTRAL_LIMIT = 256
 ROUND_OFF = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Net flow into an enclosed region that counts as round-off, as a share of what its sides push."""
-TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
-"""Of the pressure solve, by the precision of the velocity."""
 
 
-@dataclasses.dataclass
-class PressureMap(LinearMap):
-    """A(w) as the differentiable form: leaves are the open fractions."""
-
-    grid: MacGrid
-
-    def matvec(self, v, leaves):
-        q = v.reshape(-1, *self.grid.cells)
-        total = 0.0
-        for a, w in enumerate(leaves):
-            total = total - self.grid.outflow(w * self.grid.jump(q, a), a)
-        return total.reshape(v.shape)
-
-    rmatvec = matvec
-
-    def operator(self, like, leaves):
-        stencil = Stencil(self.grid.cells, self.grid.periodic, tuple(w.detach() for w in leaves))
-        apply = lambda v: stencil(v.reshape(-1, *self.grid.cells)).reshape(v.shape)  # noqa: E731
-        return Operator(apply, apply, like)
-
-
-class PressureSystem:
+class PressureSystem(FaceSystem):
     """Everything about one geometry that a pressure solve needs; serves any number of solves.
 
     Args:
@@ -103,18 +70,16 @@ class PressureSystem:
             fix = 'Use method="multigrid"'
             raise InputError(message("project", "no obstacles", "method='spectral'", fix))
         self.grid, self.solids, self.fluid = grid, solids.detach(), solids.fluid
-        self.tol = TOLERANCE[solids.open[0].dtype] if tol is None else tol
-        open_ = tuple(w.double() for w in self.solids.open)
-        self.open = open_
         if method == "auto":
-            small = solids.empty and max(grid.cells) <= SPECTRAL_LIMIT
+            small = solids.empty and max(grid.cells) <= DENSE
             method = "spectral" if small else "multigrid"
-        self.method, self.max_iterations = method, max_iterations
-        self.map = PressureMap(grid)
-        self._label(self._matrix())
-        self.stencil = Stencil(grid.cells, grid.periodic, open_)
-        with torch.no_grad():
-            self.factor = self._factor(open_[0].new_empty(1, grid.cell_count))
+        axes = None
+        if method == "spectral":
+            transforms = [dense_transform(axis_matrix(grid, a)) for a in range(grid.dim)]
+            axes = (transforms, (1.0,) * grid.dim)
+        stencil = Stencil(grid.cells, grid.periodic, tuple(w.double() for w in self.solids.open))
+        tol = TOLERANCE[solids.open[0].dtype] if tol is None else tol
+        super().__init__(stencil, solids.fluid, method, tol, max_iterations, axes)
 
     def solve(
         self,
@@ -137,15 +102,8 @@ class PressureSystem:
         Differentiable in b and open_ by one adjoint solve.
         Source: `sim.core.linalg.linear_solve`.
         """
-        rows = b.double().flatten(1)
-        guess = None
-        if psi0 is not None and self.method not in ("spectral", "direct"):
-            guess = self._better(rows.detach(), psi0.detach().double().reshape(rows.shape))
-        record = _Record(info)
-        leaves = self.open
-        if open_ is not None and any(w.requires_grad for w in open_):
-            leaves = tuple(w.double() for w in open_)
-        psi = apply_solve(self.map, self.factor, False, rows, leaves, guess, record)
+        guess = None if psi0 is None else psi0.flatten(1)
+        psi = self.solve_rows(b.double().flatten(1), open_, guess, _Record(info))
         return psi.reshape(b.shape)
 
     def check(self, where: str, outflow: Tensor, round_off: Tensor) -> None:
@@ -156,8 +114,8 @@ class PressureSystem:
         if not self.closed_count:
             return
         with torch.no_grad():
-            net = self._sums(outflow.flatten(1))
-            bad = self.closed & (net.abs() > self._sums(round_off.flatten(1)))
+            net = self.sums(outflow.flatten(1))
+            bad = self.closed & (net.abs() > self.sums(round_off.flatten(1)))
         if not bool(bad.any()):
             return
         b, region = (int(i) for i in bad.nonzero()[0])
@@ -172,131 +130,6 @@ class PressureSystem:
             where, "no net flow into enclosed regions", got + f"around ({at}) m in scene {b}", fix
         )
         raise InputError(text)
-
-    def _better(self, rows: Tensor, guess: Tensor) -> Tensor:
-        """The guess where it beats zero: else CG would chase digits that round-off ate."""
-        with torch.no_grad():
-            guess = self._centre(guess)
-            left = (rows - self.factor.operator.matvec(guess)).norm(dim=1)
-            return torch.where((left < rows.norm(dim=1))[:, None], guess, 0.0)
-
-    def _matrix(self) -> SparseMatrix:
-        """A as entries, (K,) or (b, K)."""
-        grid, rows, cols, values = self.grid, [], [], []
-        index = torch.arange(grid.cell_count).reshape(grid.cells)
-        for a, w in enumerate(self.open):
-            dim, n = a - grid.dim, grid.cells[a]
-            if grid.periodic[a]:
-                low, high, c = index.roll(1, dim), index, w
-            else:
-                low, high = index.narrow(dim, 0, n - 1), index.narrow(dim, 1, n - 1)
-                c = w.narrow(dim, 1, n - 1)
-                for end in (0, n):
-                    at = index.narrow(dim, min(end, n - 1), 1).reshape(-1)
-                    rows.append(at)
-                    cols.append(at)
-                    values.append(w.narrow(dim, end, 1).flatten(1))
-            i, j, c = low.reshape(-1), high.reshape(-1), c.flatten(1)
-            rows += [i, j, i, j]
-            cols += [i, j, j, i]
-            values += [c, c, -c, -c]
-        entries = torch.cat(values, 1)
-        entries = entries[0] if len(entries) == 1 else entries
-        place = entries.device
-        return SparseMatrix(
-            entries, torch.cat(rows).to(place), torch.cat(cols).to(place), grid.cell_count
-        )
-
-    def _label(self, matrix: SparseMatrix) -> None:
-        """Number the connected regions of each geometry and find those that no opening reaches."""
-        geometries = self.fluid.flatten(1).cpu().numpy()
-        A = matrix.scipy().tocoo()
-        bonds = (A.data < 0).nonzero()[0]
-        graph = scipy.sparse.csr_matrix((-A.data[bonds], (A.row[bonds], A.col[bonds])), A.shape)
-        reached = np.zeros(geometries.size)
-        np.add.at(reached, A.row, A.data)  # what is left of a region's row sums is its openings
-        labels = scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
-        labels = labels.reshape(geometries.shape)
-        labels = labels - labels.min(1, keepdims=True)
-        self.regions = int(labels.max()) + 1
-        opening = np.zeros((len(labels), self.regions))
-        cells = np.zeros_like(opening)
-        for b, row in enumerate(labels):
-            np.add.at(opening[b], row, reached.reshape(labels.shape)[b])
-            np.add.at(cells[b], row, geometries[b])
-        place = self.fluid.device
-        self.labels = torch.as_tensor(labels, dtype=torch.long, device=place)
-        closed = (cells > 0) & (opening < 1e-6)
-        self.closed_count = int(closed.sum())
-        self.closed = torch.as_tensor(closed, device=place)
-        self.counts = torch.as_tensor(np.maximum(cells, 1), device=place)
-
-    def _sums(self, rows: Tensor) -> Tensor:
-        """Sum over the gas cells of each region, (B, regions)."""
-        out = rows.new_zeros(len(rows), self.regions)
-        return out.scatter_add(1, self.labels.expand(len(rows), -1), rows * self.fluid.flatten(1))
-
-    def _centre(self, rows: Tensor) -> Tensor:
-        """Gas cells only, and mean zero in every enclosed region."""
-        rows = rows * self.fluid.flatten(1)
-        if not self.closed_count:
-            return rows
-        means = torch.where(self.closed, self._sums(rows) / self.counts, 0.0)
-        return rows - means.gather(1, self.labels.expand(len(rows), -1)) * self.fluid.flatten(1)
-
-    def _factor(self, like: Tensor) -> Factor:
-        operator = self.map.operator(like, self.open)
-        if self.method == "spectral":
-            factor: Factor = SpectralFactor(operator, self.grid, self.tol)
-        elif self.method in ("direct", "amg"):
-            pinned = as_operator(self._pinned(), None)
-            if self.method == "direct":
-                factor = SparseFactor(pinned, "spd", self.tol)
-            else:
-                factor = AMG(tol=self.tol, max_iterations=self.max_iterations).factor(pinned)
-            factor.operator = operator
-        else:
-            M = self._preconditioner()
-            centred = None if M is None else lambda v: self._centre(M(v))  # noqa: E731
-            factor = IterativeFactor(
-                "CG", operator, self.tol, self.max_iterations, centred, check=False
-            )
-        factor.project = self._centre
-        return _Centred(factor, self._centre)
-
-    def _preconditioner(self) -> Preconditioner | None:
-        if callable(self.method):
-            return self.method(self)
-        if self.method == "multigrid":
-            return VCycle(self.stencil.to(torch.float32))
-        diagonal = self.stencil.diagonal.flatten(1)
-        return jacobi(torch.where(diagonal > 0, diagonal, 1.0)) if self.method == "jacobi" else None
-
-    def _pinned(self) -> Any:
-        """A with one diagonal entry per enclosed region raised: regular, same solution up to the mean."""
-        matrix = self._matrix()
-        values = matrix.values.reshape(len(self.labels), -1)
-        flat = self.fluid.flatten(1)
-        raised = (~flat).to(values)
-        for b, region in self.closed.nonzero().tolist():
-            raised[b, int(((self.labels[b] == region) & flat[b]).nonzero()[0])] = 1.0
-        values = torch.cat((values, raised), 1)
-        at = torch.arange(matrix.n, device=values.device)
-        rows, cols = torch.cat((matrix.rows, at)), torch.cat((matrix.cols, at))
-        values = values[0] if len(values) == 1 else values
-        return SparseMatrix(values, rows, cols, matrix.n)
-
-
-class _Centred(Factor):
-    """A factor whose solutions have mean zero in enclosed regions, as the pseudo-inverse's have."""
-
-    def __init__(self, inner: Factor, centre: Callable[[Tensor], Tensor]) -> None:
-        self.inner, self.centre, self.project = inner, centre, centre
-        self.operator, self.tol, self.name = inner.operator, inner.tol, inner.name
-
-    def _solve(self, b, x0, transpose, tol):
-        x, iterations = self.inner._solve(b, x0, transpose, tol)
-        return self.centre(x), iterations
 
 
 class _Record:
@@ -368,3 +201,17 @@ def project(
         closed = 0.0 if solid_velocity is None else solid_velocity[a].double()
         out.append(torch.where(w > 0, f - grid.jump(psi, a), closed).to(dtype))
     return tuple(out), (psi * grid.dx).to(dtype)
+
+
+def axis_matrix(grid: MacGrid, axis: int) -> np.ndarray:
+    """Minus the second difference along one axis, (n, n), with its sides."""
+    n = grid.cells[axis]
+    T = np.zeros((n, n))
+    for i in range(n - 1):
+        T[i : i + 2, i : i + 2] += [[1.0, -1.0], [-1.0, 1.0]]
+    if grid.periodic[axis] and n > 1:
+        seam = [0, n - 1]
+        T[np.ix_(seam, seam)] += [[1.0, -1.0], [-1.0, 1.0]]
+    for end, side in zip((0, n - 1), grid.sides[axis], strict=True):
+        T[end, end] += side == "open"
+    return T

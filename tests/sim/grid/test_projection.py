@@ -12,7 +12,8 @@ from rheograd.sim.core.implicit import SolveInfo
 from rheograd.sim.core.shapes import Box, Sphere
 from rheograd.sim.grid.forces import Nozzle, blow
 from rheograd.sim.grid.mac import MacGrid
-from rheograd.sim.grid.multigrid import Stencil, VCycle
+from rheograd.sim.grid.poisson.cycle import VCycle
+from rheograd.sim.grid.poisson.stencil import Stencil
 from rheograd.sim.grid.pressure import PressureSystem, project
 from rheograd.sim.grid.solids import solid_velocity, solids_of
 
