@@ -1,8 +1,9 @@
-"""Particle trajectories as training data: windows, batches of unequal scenes, statistics."""
+"""What operators learn from: windows of particle trajectories, batches, statistics; rows of fields."""
 
 from __future__ import annotations
 
 from .batches import EpochBatches
+from .fields import RowBatch, RowBatches
 from .particles import KINDS, ParticleBatch, Statistics, collate
 from .sources import farthest_points
 from .windows import ParticleWindows
@@ -12,6 +13,8 @@ __all__ = [
     "EpochBatches",
     "ParticleBatch",
     "ParticleWindows",
+    "RowBatch",
+    "RowBatches",
     "Statistics",
     "collate",
     "farthest_points",

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from .arrays import TrainedOperator, measure_operator, train_on_arrays
 from .config import TrainerConfig, TrainerHistory
 from .parts import Batches
 from .trainer import Trainer
 
-__all__ = ["Batches", "Trainer", "TrainerConfig", "TrainerHistory"]
+__all__ = [
+    "Batches",
+    "TrainedOperator",
+    "Trainer",
+    "TrainerConfig",
+    "TrainerHistory",
+    "measure_operator",
+    "train_on_arrays",
+]

@@ -1,0 +1,169 @@
+"""What operators on regular grids share: units, checks at the border, files, and how they are trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...sim.core.errors import InputError, message
+from ...sim.io.checkpoint import load_checkpoint, save_checkpoint
+from .norms import relative_l2
+
+__all__ = ["GridOperator", "cell_positions", "load_operator"]
+
+OFFSETS = {"cells": 0.5, "points": 0.0}
+"""Where samples sit in their cells: x_j = (j + offset)/n on a domain of length 1."""
+
+
+def cell_positions(n: int, sampling: str = "cells", **options: Any) -> Tensor:
+    """Positions x_j of n samples of the unit interval, (n,).
+
+    Args:
+        n: number of samples.
+        sampling: "cells": centres (j + ½)/n; "points": j/n, as pseudo-spectral solvers have them.
+        options: dtype and device.
+    """
+    return (torch.arange(n, **options) + OFFSETS[sampling]) / n
+
+
+class GridOperator(nn.Module):
+    """Operator on fields, (B, C, *cells) → (B, C_out, *cells), in the units of the data:
+
+        y = μ_y + σ_y · field((x − μ_x)/σ_x),    one μ and σ per channel
+
+    A subclass gives `field`, which sees and returns normalized fields. Scales are 0 and 1 until
+    `fit_scales`. State dicts hold tensors only; `save` writes the configuration beside them.
+
+    Args:
+        config: frozen dataclass of JSON values with `in_channels` and `out_channels`.
+        dim: number of grid axes D.
+    """
+
+    center_input = center_output = True
+    """Whether means are subtracted; not where functions vanish at a wall."""
+
+    def __init__(self, config: Any, dim: int) -> None:
+        super().__init__()
+        self.config, self.dim = config, dim
+        for side, channels in (("input", config.in_channels), ("output", config.out_channels)):
+            shape = (channels, *[1] * dim)
+            self.register_buffer(f"{side}_mean", torch.zeros(shape))
+            self.register_buffer(f"{side}_std", torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fields (B, C, *cells) → (B, C_out, *cells). Differentiable in x and the weights.
+
+        Raises:
+            InputError: fields of another shape or precision, not finite, or on too coarse a grid.
+        """
+        self.check(x)
+        y = self.field((x - self.input_mean) / self.input_std)
+        return y * self.output_std + self.output_mean
+
+    def field(self, x: Tensor) -> Tensor:
+        """Normalized input fields → normalized output fields."""
+        raise NotImplementedError
+
+    def check(self, x: Tensor, channels: int | None = None) -> None:
+        """Raise what `forward` documents."""
+        name, c = type(self).__name__, self.config.in_channels if channels is None else channels
+        cells = "×".join(["n"] * self.dim)
+        if x.ndim != self.dim + 2 or x.shape[1] != c:
+            raise InputError(
+                f"{name}: expected fields (B, {c}, {cells}); got {tuple(x.shape)}. Give {c} "
+                f"channel{'s' if c > 1 else ''} on {self.dim} axes, or build the model for these data."
+            )
+        if x.dtype != self.input_mean.dtype:
+            raise InputError(
+                f"{name}: expected fields in {self.input_mean.dtype}, as the weights; got {x.dtype}. "
+                "Convert with x.to(dtype) or model.to(dtype)."
+            )
+        if not bool(torch.isfinite(x.detach().sum())) and not bool(torch.isfinite(x).all()):
+            bad = ~torch.isfinite(x)
+            first = tuple(bad.nonzero()[0].tolist())
+            raise InputError(
+                f"{name}: expected finite fields; got {int(bad.sum())} values that are not, the first "
+                f"at {first}. Remove sample {first[0]} or repair channel {first[1]}."
+            )
+
+    def fit_scales(self, x: Tensor, y: Tensor) -> None:
+        """Take mean and standard deviation of each channel from training data.
+
+        Args:
+            x: inputs (S, C, *cells).
+            y: targets (S, C_out, *cells).
+        """
+        for side, data, center in (
+            ("input", x, self.center_input), ("output", y, self.center_output),
+        ):  # fmt: skip
+            axes = [0, *range(2, self.dim + 2)]
+            mean = data.mean(axes, keepdim=True)[0]
+            if not center:
+                mean = torch.zeros_like(mean)
+            std = (data - mean).square().mean(axes, keepdim=True)[0].sqrt()
+            std = torch.where(std > 1e-6 * mean.abs(), std, 1.0)  # a channel that does not vary
+            getattr(self, f"{side}_mean").copy_(mean)
+            getattr(self, f"{side}_std").copy_(std)
+
+    def training_data(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What training reads in place of fields, sample by sample; here the fields themselves."""
+        return {"x": x, "y": y}
+
+    def relative_error(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """‖ŷ − y‖₂/‖y‖₂ of each sample and channel in the units of the data, (B, C_out).
+
+        Args:
+            batch: rows of what `training_data` gave.
+        """
+        return relative_l2(self(batch["x"]), batch["y"])
+
+    def description(self) -> dict[str, Any]:
+        """Class and configuration, as JSON values."""
+        cls = type(self)
+        place = f"{cls.__module__.partition('.operators.')[2]}:{cls.__name__}"
+        return {"operator": place, **dataclasses.asdict(self.config)}
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write weights, scales and configuration to one file for `load_operator`."""
+        return save_checkpoint(path, self, self.description())
+
+
+def load_operator(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> GridOperator:
+    """Operator from a file of `GridOperator.save`, or from `model.safetensors` of a training run.
+
+    Args:
+        path: the file. Nothing in it is executed.
+        device: where the operator lives.
+
+    Raises:
+        FileNotFoundError: no such file.
+        InputError: the file holds something else.
+    """
+    stored = load_checkpoint(path, device=device)
+    config = dict(stored.config)
+    place = str(config.pop("operator", ""))
+    cls: Any = None
+    if re.fullmatch(r"[a-z]\w*(\.[a-z]\w*)*:[A-Z]\w*", place):
+        module, _, name = place.partition(":")
+        try:
+            cls = getattr(importlib.import_module(f"..{module}", __package__), name, None)
+        except ModuleNotFoundError:
+            pass
+    if not (isinstance(cls, type) and issubclass(cls, GridOperator)):
+        raise InputError(
+            message(f"load_operator: {path}", "an operator on grids", place or "no operator",
+                    "Load it with what wrote it")
+        )  # fmt: skip
+    model = cls.from_config(config)
+    first = stored.tensors["input_mean"]
+    model.to(device=device, dtype=first.dtype)
+    load_checkpoint(path, model, device=device)
+    return model.eval()
