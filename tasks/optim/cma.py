@@ -81,6 +81,12 @@ class CMAOptimizer(PopulationOptimizer):
             first = np.append(first, 0.0)
         self._es = cma.CMAEvolutionStrategy(first, self.config.sigma, options)
 
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the present distribution, σ √(tr C/n), root mean square over the
+        search space, in units of `action_limit` [-]."""
+        return float(np.sqrt(np.mean(np.square(self._es.stds))))
+
     def _ask(self) -> Tensor:
         self._points = self._es.ask()
         points = torch.from_numpy(np.stack(self._points)).to(torch.float32)

@@ -4,7 +4,9 @@
 
 With `window` < 1, actions that lie further before the end are frozen; when the full horizon has
 converged, all actions are released. Steps get shorter from stage to stage, so that a new one does not
-undo what the last has found.
+undo what the last has found. When the full horizon no longer improves, the search goes on from its best
+actions with half the step; their gradient is known, and the averages, which have led away from them, are
+forgotten.
 
 Source: Xian et al. 2023 (FluidLab), optimization schemes; Kingma & Ba 2015 (Adam).
 """
@@ -69,11 +71,19 @@ class GradientOptimizer(ThroughTimeOptimizer):
     def _restart(self) -> None:
         self.moment_count = 0
         self.moments = torch.zeros(2, *self.actions.shape)
+        self.best_gradient: Tensor | None = None
+
+    def _found(self, gradient: Tensor) -> None:
+        self.best_gradient = self._clipped(gradient).clone()
+
+    def _clipped(self, gradient: Tensor) -> Tensor:
+        if self.config.clip is None:
+            return gradient
+        return gradient * min(1.0, self.config.clip / (float(gradient.norm()) + 1e-30))
 
     def _update(self, value: float, gradient: Tensor) -> None:
         b1, b2 = self.config.betas
-        if self.config.clip is not None:
-            gradient = gradient * min(1.0, self.config.clip / (float(gradient.norm()) + 1e-30))
+        gradient = self._clipped(gradient)
         rows = slice(self.begin, self.end)
         self.moment_count += 1
         self.moments[0, rows] += (1 - b1) * (gradient[rows] - self.moments[0, rows])
@@ -91,18 +101,25 @@ class GradientOptimizer(ThroughTimeOptimizer):
     def _exhausted_stage(self) -> None:
         """From the best actions with a shorter step."""
         self.actions, self.plateau.stalled = self.stage_best.clone(), 0
-        self._restart()
         self.lr *= self.config.decay
         self.converged = self.lr < self.config.lr_min
+        known = self.best_gradient
+        self._restart()
+        if known is not None:
+            self._found(known)
+            self._update(self.best_loss, known)
 
     def _too_far(self) -> None:
         self._exhausted_stage()
 
     def _own_state(self) -> dict[str, Any]:
         own = {"lr": self.lr, "moment_count": self.moment_count, "moments": self.moments.clone()}
-        return {**super()._own_state(), **own}
+        best = None if self.best_gradient is None else self.best_gradient.clone()
+        return {**super()._own_state(), **own, "best_gradient": best}
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
         super()._load_own_state(state)
         self.lr, self.moment_count = state["lr"], state["moment_count"]
         self.moments = state["moments"].clone()
+        best = state.get("best_gradient")
+        self.best_gradient = None if best is None else best.clone()

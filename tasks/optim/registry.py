@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def make_optimizer(
         raise InputError(
             f"optimize: options of {method!r} out of {sorted(known)}; got {unknown}. Correct them."
         )
-    config = dataclasses.replace(config, **options)
+    config = _replaced(config, options)
     module, name, _ = OPTIMIZERS[method]
     cls = getattr(importlib.import_module(f".{module}", __package__), name)
     budget = budget or Budget(wall_s=90.0)
@@ -163,6 +163,15 @@ def optimize(
     finally:
         optimizer.close()
     return optimizer.result(stopped)
+
+
+def _replaced(config: Any, options: Mapping[str, Any]) -> Any:
+    """Settings with some fields changed; a mapping changes fields of the settings within."""
+    values = {
+        name: _replaced(getattr(config, name), value) if isinstance(value, Mapping) else value
+        for name, value in options.items()
+    }
+    return dataclasses.replace(config, **values)
 
 
 class _Folder:

@@ -3,7 +3,7 @@
     limit of stage k = what is left · share_k / Σ_{j ≥ k} share_j
 
 What a stage leaves over goes to the next. At the end of a stage its best actions are verified on the
-task itself, and the best verified ones win.
+task itself, where the stage has not run them there anyway, and the best verified ones win.
 """
 
 from __future__ import annotations
@@ -76,6 +76,9 @@ class StagedOptimizer(Optimizer):
 
         b, (steps, turns) = self.budget, self._spent()
         granted = part(b.simulator_steps, steps + self.final_cost)
+        if granted is not None and not self.verifies:
+            # Stages set it aside for a final evaluation, which is not run.
+            granted += self.rollout_cost
         iterations = part(b.iterations, turns)
         return dataclasses.replace(
             b,
@@ -100,16 +103,21 @@ class StagedOptimizer(Optimizer):
             self._forward_before = None
 
     @property
+    def verifies(self) -> bool:
+        """Whether the best actions of stages may have to be run on the task itself."""
+        return True
+
+    @property
     def final_cost(self) -> int:
         # An interrupted stage still has to be verified.
-        return 2 * self.rollout_cost
+        return (2 if self.verifies else 1) * self.rollout_cost
 
     @property
     def best_actions(self) -> Tensor:
         return self._best if math.isfinite(self.best_loss) else self._inner.best_actions
 
     def next_cost(self) -> int:
-        return self._inner.next_cost() + self.rollout_cost
+        return self._inner.next_cost() + (self.rollout_cost if self.verifies else 0)
 
     def exhausted(self) -> str:
         return self._finished or super().exhausted()
@@ -132,7 +140,7 @@ class StagedOptimizer(Optimizer):
             apart = inner.task.simulated_steps - before - (self.task.simulated_steps - own)
             self.task.simulated_steps += apart
             self._adjoint_steps += inner.adjoint_steps - adjoint
-        reason = "broken" if broken else inner.exhausted()
+        reason = "broken" if broken else inner.exhausted() or self._enough(loss)
         if reason:
             self._best, self.best_loss = self._verified()
             inner.close()
@@ -143,9 +151,16 @@ class StagedOptimizer(Optimizer):
                 self._begin(self._handover(inner))
         return loss, distance, horizon
 
+    def _enough(self, loss: float) -> str:
+        """Why the stage ends although it could go on, after an iteration that reached `loss`, or ""."""
+        return ""
+
     def _verified(self) -> tuple[Tensor, float]:
         """The better of the best so far and this stage's, by the task itself."""
         actions = self._inner.best_actions.detach().clone()
+        if not self.verifies:
+            known = getattr(self._inner, "best_loss", math.inf)
+            return (actions, known) if known < self.best_loss else (self._best, self.best_loss)
         try:
             with torch.no_grad():
                 loss = float(self.task.evaluate(actions)[0][0])

@@ -150,11 +150,15 @@ class ThroughTimeOptimizer(Optimizer):
             return math.inf, math.nan, end
         if value < self.best_loss:
             self.best_loss, self.stage_best = value, self.actions.clone()
+            self._found(gradient)
         if self._stage_over(value):
             self._advance()
         else:
             self._update(value, gradient)
         return value, distance, end
+
+    def _found(self, gradient: Tensor) -> None:  # noqa: B027  line searches keep their own
+        """The present actions are the best so far, and this is their gradient (T, A) in u."""
 
     def _stage_over(self, value: float) -> bool:
         return self.plateau.update(value)

@@ -15,7 +15,7 @@ from rheograd.tasks.optim import (
     make_optimizer,
     optimize,
 )
-from toy_tasks import Push, PushConfig, Tracking, Valley
+from toy_tasks import Push, PushConfig, Tracking, TrackingConfig, Valley
 
 BEST_PUSH = (5 * 0.3**2 + 0.2**2 + 0.1**2) / 12
 
@@ -87,6 +87,51 @@ def test_the_budget_is_split(share):
     generation = 6 * 30
     assert share * usable - generation - 60 <= spent[0] <= share * usable
     assert optimizer.adjoint_steps > 0 and optimizer.result().steps_used <= 20_000
+
+
+def test_hybrid_hands_over_when_evolution_has_contracted():
+    """Long before half of the budget, and with a first step no longer than what is left of it."""
+    pytest.importorskip("cma")
+    optimizer = make_optimizer(
+        Tracking(TrackingConfig(horizon=2)), "hybrid", budget=Budget(simulator_steps=20_000),
+        cma=CMAConfig(knots=None, population=8), contraction=0.2,
+    )  # fmt: skip
+    while optimizer.stage == 0:
+        optimizer.iterate()
+    assert optimizer.steps < 5000 and 0 < optimizer.spread <= 0.2 * 0.3
+    assert optimizer._inner.config.lr == optimizer.spread
+
+
+def test_hybrid_begins_its_gradient_at_the_start_if_no_sample_is_better():
+    pytest.importorskip("cma")
+    task = Tracking()
+    near = (0.98 * task.optimum).float()
+    optimizer = make_optimizer(
+        task, "hybrid", budget=Budget(iterations=4), initial=near, cma=CMAConfig(population=4)
+    )
+    with torch.no_grad():
+        first = float(task.total_loss(near))
+    while optimizer.stage == 0:
+        optimizer.iterate()
+    assert optimizer.best_loss == first and torch.equal(optimizer._inner.actions, near)
+    while not optimizer.exhausted():
+        optimizer.iterate()
+    assert optimizer.result().loss <= first
+
+
+def test_steps_that_gain_nothing_are_taken_back_at_no_cost():
+    """No rollout is spent on actions that are known, and the next step is half as long."""
+    task = Tracking()
+    start = task.optimum.float() + 0.01
+    optimizer = make_optimizer(
+        task, "gradient", budget=Budget(iterations=3), initial=start,
+        expand=False, lr=0.5, patience=1, progress=0.0,
+    )  # fmt: skip
+    losses = [optimizer.iterate().loss for _ in range(3)]
+    assert losses[1] > losses[0] and losses[2] not in losses[:2]
+    moved = (optimizer.actions - start).abs().max()
+    assert optimizer.lr <= 0.25 and float(moved) <= 0.25 + 1e-6
+    assert task.simulated_steps == 3 * 25
 
 
 def test_a_stage_that_cannot_afford_anything_is_skipped():
