@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ConvergenceError, StateError, message
-from .assembly import Blocks, Factor, Pattern, factorize
+from .assembly import Factor, factorize
+from .pattern import Blocks, Pattern
 from .terms import Term, assemble
 
 __all__ = ["NewtonInfo", "NewtonSettings", "Potential", "newton"]
@@ -67,6 +68,7 @@ class Potential:
     load: Tensor
     """l [N], (B, N, 3)."""
     _last: tuple[Tensor, Tensor] | None = None
+    _force: tuple[Tensor, Tensor] | None = None
 
     def energy(self, y: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Φ(y) without the constant Φ of the quadratic part at `reference`, and its rounding, (B,)."""
@@ -80,9 +82,14 @@ class Potential:
 
     def gradient(self, y: Tensor) -> Tensor:
         """r on all points, (B, N, 3). Differentiable in what the terms, W and l carry."""
+        recorded = torch.is_grad_enabled()
+        if not recorded and self._force is not None and self._force[0] is y:
+            return self._force[1]
         flat = self._flat(y)
         inner = assemble([term.gradient(flat) for term in self.terms], flat)
-        return inner.view_as(y) + self.weight.unsqueeze(-1) * y - self.load
+        r = inner.view_as(y) + self.weight.unsqueeze(-1) * y - self.load
+        self._force = None if recorded else (y, r)
+        return r
 
     def blocks(self, y: Tensor, project: bool) -> Blocks:
         """H as blocks."""
@@ -91,7 +98,7 @@ class Potential:
             found = term.hessian(flat, project=project)
             pairs = found if isinstance(found, list) else [found]
             (moving if term.changing else fixed).extend(pairs)
-        return Blocks(self.weight, fixed, moving)
+        return Blocks(self.weight, fixed, moving, y)
 
     def _flat(self, y: Tensor) -> Tensor:
         """Points of all scenes; the same tensor for the same y, by which elements know it again."""

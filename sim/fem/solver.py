@@ -26,10 +26,11 @@ from ..core.poses import integrate_pose
 from ..core.rotations import inverse, multiply, rotate
 from ..core.state import Params
 from .adjoint import HessianSolver, StepResidual
-from .assembly import LINEAR, Pattern
+from .assembly import LINEAR
 from .elements import Element
 from .model import FEMControl, FEMModel, FEMState
 from .newton import NewtonInfo, NewtonSettings, newton
+from .pattern import Pattern
 from .prepare import PreparedFEM, element_terms, prepare
 from .schemes import SCHEMES, finish, start_of
 from .terms import assemble
@@ -102,7 +103,7 @@ class SolverFEM:
         X, dummy = self.model.X[None], self.prepare(None, self.model.initial_state())
         terms = dummy.terms(self.model, 1, self.config.dt, X, None)
         rows = [stencil for term in terms for stencil in term.patterns()]
-        return Pattern(rows, self.model.free, self.model.point_count)
+        return Pattern(rows, self.model.free, self.model.point_count, self.model.X)
 
     def default_params(self) -> dict[str, dict[str, Any]]:
         """The parameters of the model, in the form `step` takes."""
@@ -210,7 +211,7 @@ class SolverFEM:
                 settings,
                 self.newton,
             )
-            return Solution(y[:, free], iterations=self.newton.iterations)
+            return Solution(residual.solved(potential, y), iterations=self.newton.iterations)
 
         if not len(free):
             return residual.join(guess[:, free], theta["driven"])

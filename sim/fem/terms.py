@@ -62,6 +62,13 @@ class Term:
         """
         raise NotImplementedError
 
+    def known(self, x: Tensor) -> Any:
+        """What has been found at x and may serve the same term made anew, as `StepInput.known`.
+
+        Called with the solution. Integers only; None: nothing.
+        """
+        return None
+
     def max_step(self, x: Tensor, dx: Tensor) -> Tensor | None:
         """Largest t <= 1 per scene, (B,), such that x + s dx is admissible for all 0 <= s <= t.
 
@@ -85,6 +92,9 @@ class StepInput:
     """Poses of the handles at the end of the step, (B, K, 7)."""
     dt: float
     """Time from the start to the positions that are solved for [s]."""
+    known: Any = None
+    """`Term.known` of the same contact in the same solve, when the adjoint makes its term anew: what
+    it has checked and found need not be looked for again. May be ignored."""
 
 
 class Contact(Protocol):

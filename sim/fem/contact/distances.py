@@ -29,6 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .kernels import EDGES, FACE, ROD, kinds
+
 __all__ = [
     "Nearest",
     "combine",
@@ -43,8 +45,6 @@ __all__ = [
 ]
 
 PLANE, LINES = 6, 7
-_PARALLEL = 1e-16
-"""sin² below which two edges count as parallel: the closest points are then taken at an end."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Nearest:
     """Γ, (P, 4, 2)."""
     inverse: Tensor
     """G⁻¹ [1/m²], (P, 2, 2); zero rows where β_a is not free."""
+
+    def rows(self, which: slice) -> Nearest:
+        """Some of the pairs."""
+        values = (self.weights, self.r, self.squared, self.free, self.slopes, self.inverse)
+        return Nearest(*(v[which] for v in values))
 
 
 def _tables() -> tuple[list[list[float]], list[list[list[float]]]]:
@@ -159,25 +164,11 @@ def squared_distance_hessian(n: Nearest) -> Tensor:
     return 2 * (outer - w @ n.inverse @ w.transpose(1, 2))
 
 
-def _edge_parameter(p: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Parameter of the closest point of edge ab to p, clamped to [0, 1], and squared distance."""
-    u, w = b - a, p - a
-    length = dot(u, u)
-    degenerate = length == 0
-    t = dot(w, u) / torch.where(degenerate, torch.ones_like(length), length)
-    t = t.clamp(0, 1)
-    r = w - t[:, None] * u
-    return t, dot(r, r)
-
-
-@torch.no_grad()
 def point_edge_kind(X: Tensor) -> Tensor:
-    """Kind (0, 1 or 3) of point X[:, 0] and edge (X[:, 1], X[:, 2]); X (P, ≥ 3, 3)."""
-    t, _ = _edge_parameter(X[:, 0], X[:, 1], X[:, 2])
-    return torch.where(t <= 0, 0, torch.where(t >= 1, 1, 3))
+    """Kind (0, 1 or 3) of point X[:, 0] and edge (X[:, 1], X[:, 2]); X (P, ≥ 3, 3). No derivative."""
+    return _kinds(X[:, :3], ROD)
 
 
-@torch.no_grad()
 def point_triangle_kind(X: Tensor) -> Tensor:
     """Nearest feature of triangle (t0, t1, t2) to p, 0…6.
 
@@ -187,25 +178,9 @@ def point_triangle_kind(X: Tensor) -> Tensor:
     Returns:
         Kinds, int64 (P,). No derivative. Source: Ericson 2005, Sec. 5.1.5, with distances compared.
     """
-    p, t = X[:, 0], X[:, 1:]
-    e0, e1, w = t[:, 1] - t[:, 0], t[:, 2] - t[:, 0], p - t[:, 0]
-    n = torch.linalg.cross(e0, e1)
-    nn = dot(n, n)
-    # Signed areas against n: all positive when p projects into the triangle.
-    b1 = dot(torch.linalg.cross(w, e1), n)
-    b2 = dot(torch.linalg.cross(e0, w), n)
-    inside = (nn > 0) & (b1 > 0) & (b2 > 0) & (b1 + b2 < nn)
-    squared, kinds = [], []
-    for k in range(3):
-        s, d = _edge_parameter(p, t[:, k], t[:, (k + 1) % 3])
-        squared.append(d)
-        kinds.append(torch.where(s <= 0, k, torch.where(s >= 1, (k + 1) % 3, 3 + k)))
-    best = torch.stack(squared, -1).argmin(-1, keepdim=True)
-    border = torch.stack(kinds, -1).gather(-1, best)[:, 0]
-    return torch.where(inside, PLANE, border)
+    return _kinds(X, FACE)
 
 
-@torch.no_grad()
 def edge_edge_kind(X: Tensor) -> Tensor:
     """Nearest features of edges (a0, a1) and (b0, b1), 7…15.
 
@@ -216,25 +191,13 @@ def edge_edge_kind(X: Tensor) -> Tensor:
         Kinds, int64 (P,). Parallel edges count as a point and an edge. No derivative.
         Source: minimum over the interior and the four ends.
     """
-    a0, a1, b0, b1 = X.unbind(1)
-    u, v, w = a1 - a0, b1 - b0, a0 - b0
-    n = torch.linalg.cross(u, v)
-    nn = dot(n, n)
-    regular = nn > _PARALLEL * dot(u, u) * dot(v, v)
-    # Parameters of the closest points of two lines, times |n|².
-    s = dot(torch.linalg.cross(v, w), n)
-    t = dot(torch.linalg.cross(u, w), n)
-    inside = regular & (s > 0) & (s < nn) & (t > 0) & (t < nn)
-    squared, kinds = [], []
-    for k, (p, a, b) in enumerate(((a0, b0, b1), (a1, b0, b1), (b0, a0, a1), (b1, a0, a1))):
-        s, d = _edge_parameter(p, a, b)
-        squared.append(d)
-        # The corner of the other edge where the parameter is clamped.
-        low, high = ((12 + 2 * k, 13 + 2 * k), (10 + k, 12 + k))[k // 2]
-        kinds.append(torch.where(s <= 0, low, torch.where(s >= 1, high, 8 + k)))
-    best = torch.stack(squared, -1).argmin(-1, keepdim=True)
-    border = torch.stack(kinds, -1).gather(-1, best)[:, 0]
-    return torch.where(inside, LINES, border)
+    return _kinds(X, EDGES)
+
+
+def _kinds(X: Tensor, feature: int) -> Tensor:
+    count, k = X.shape[:2]
+    rows = torch.arange(count * k, device=X.device).view(count, k)
+    return kinds(X.reshape(-1, 3).to(torch.float64), rows, feature)
 
 
 def cross_mollifier(X: Tensor, eps: Tensor, order: int = 2) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,24 +5,40 @@ Source: see `obstacles`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ...core import rotations
+from ...core.colliders import Collider
 from ...core.errors import StateError, message
 from ..terms import StepInput, Term
 from .barrier import wall
 from .friction import Lag, friction_energy, friction_gradient, friction_hessian
+from .memo import Memo
+from .surface import Surface
 from .sweep import Field, distance_field, field_hessian, safe_share
 
-if TYPE_CHECKING:
-    from .obstacles import ObstacleContact
-
 __all__ = ["ObstacleTerm"]
+
+
+class Obstacles(Protocol):
+    """What the term reads of an `ObstacleContact`, where the fields are explained."""
+
+    surface: Surface
+    obstacles: tuple[Collider, ...]
+    obstacle_names: tuple[str, ...]
+    meets: Sequence[Tensor]
+    d_hat: float
+    eps_v: float
+    name: str
+    pair_friction: Any
+    friction_names: list[str]
+
+    def poses(self, handles: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -39,14 +55,21 @@ class _Rows:
     """(S,)."""
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What a term made anew need not look for again."""
+
+    lagged: _Rows | None
+    x: Tensor
+    rows: _Rows
+
+
 class ObstacleTerm(Term):
     """`ObstacleContact` with parameters and the inputs of a step bound."""
 
     changing = True
 
-    def __init__(
-        self, contact: ObstacleContact, params: Mapping[str, Tensor], step: StepInput
-    ) -> None:
+    def __init__(self, contact: Obstacles, params: Mapping[str, Tensor], step: StepInput) -> None:
         self.contact, self.surface = contact, contact.surface
         self.scenes, self.points = step.x_start.shape[:2]
         self.stiffness = params["stiffness"].expand(self.scenes)
@@ -54,8 +77,19 @@ class ObstacleTerm(Term):
         self.pose_start = contact.poses(step.pose_start)
         self.pose = contact.poses(step.pose_end)
         """Where the obstacles are while the positions are solved for, (B, K, 7)."""
+        self._memo = Memo()
+        self.lagged: _Rows | None = None
+        """Points near obstacles at the lagged positions."""
+        known: _Known | None = step.known
+        if known is None:
+            self._check_sweep(step.x_start.detach().reshape(-1, 3))
+        else:
+            self.lagged = known.lagged
+            self._memo.at(known.x, "rows", lambda: known.rows)
         self.lag = self._lag(params, step)
-        self._check_sweep(step.x_start.detach().reshape(-1, 3))
+
+    def known(self, x: Tensor) -> _Known:
+        return _Known(self.lagged, x.detach(), self._rows(x))
 
     def _near(self, x: Tensor, pose: Tensor) -> _Rows:
         """Points with d < d̂; points inside too."""
@@ -77,6 +111,18 @@ class ObstacleTerm(Term):
             point = torch.cat(rows)
             return _Rows(point, point // self.points, slices, torch.cat(owner))
 
+    def _rows(self, x: Tensor) -> _Rows:
+        """Points near obstacles where these end the step."""
+        return self._memo.at(x, "rows", lambda: self._near(x, self.pose))
+
+    def _here(self, x: Tensor, slope: bool) -> tuple[_Rows, Field]:
+        """Rows and distances where obstacles end the step; kept where they have no derivative."""
+        rows = self._rows(x)
+        if x.requires_grad or self.pose.requires_grad:
+            return rows, self._field(rows, x, self.pose, slope)
+        name = "slopes" if slope else "distances"
+        return rows, self._memo.at(x, name, lambda: self._field(rows, x, self.pose, slope))
+
     def _field(self, rows: _Rows, x: Tensor, pose: Tensor, slope: bool = True) -> Field:
         """Distance and its derivative of all rows."""
         parts = []
@@ -97,7 +143,9 @@ class ObstacleTerm(Term):
         # At the start of the step the obstacles stand where the step starts.
         first = step.x_lag is step.x_start or torch.equal(step.x_lag, step.x_start)
         pose = self.pose_start if first else self.pose
-        rows = self._near(x_lag, pose)
+        if self.lagged is None:
+            self.lagged = self._near(x_lag, pose)
+        rows = self.lagged
         table = torch.as_tensor(self.contact.pair_friction, device=x_lag.device)
         group = self.surface.tensor("group", x_lag.device)[rows.point % self.points]
         which = table[group, rows.obstacle]
@@ -156,16 +204,15 @@ class ObstacleTerm(Term):
                 raise StateError(message(self.contact.name, expected, got, fix), field="x")
 
     def energy(self, x: Tensor) -> Tensor:
-        rows = self._near(x, self.pose)
-        d = self._field(rows, x, self.pose, slope=False).d
+        rows, field = self._here(x, slope=False)
+        d = field.d
         values = self._scale(rows) * wall(d, self.contact.d_hat)[0]
         out = x.new_zeros(self.scenes).index_add(0, rows.scene, values)
         slip = friction_energy(self.lag, x, self.eps)
         return out.index_add(0, self.lag.stencil[:, 0] // self.points, slip)
 
     def gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows = self._near(x, self.pose)
-        field = self._field(rows, x, self.pose)
+        rows, field = self._here(x, slope=True)
         first = wall(field.d, self.contact.d_hat)[1]
         local = (self._scale(rows) * first)[:, None] * field.slope
         stencil = torch.cat((rows.point[:, None], self.lag.stencil))
@@ -173,7 +220,7 @@ class ObstacleTerm(Term):
 
     @torch.no_grad()
     def hessian(self, x: Tensor, project: bool = True) -> tuple[Tensor, Tensor]:
-        rows = self._near(x, self.pose)
+        rows = self._rows(x)
         parts = []
         for k, collider in enumerate(self.contact.obstacles):
             part = rows.slices[k]

@@ -10,6 +10,7 @@ Source: Li et al. 2020 (Incremental Potential Contact).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,16 @@ from ...core.errors import InputError, StateError, message
 from ..terms import StepInput, Term
 from .barrier import barrier
 from .candidates import Candidates, find_candidates, relative
-from .ccd import KEEP, safe_time
-from .distances import cross_mollifier, nearest
+from .ccd import KEEP, SLACK
+from .distances import Nearest, cross_mollifier, nearest
 from .distances import squared_distance_gradient as gradient_of
 from .distances import squared_distance_hessian as hessian_of
 from .friction import Lag, friction_energy, friction_gradient, friction_hessian
 from .intersections import check_start
-from .psd import project_blocks
-from .rows import Rows, active_rows, boxes_close, closest_squared
+from .kernels import safe_times
+from .memo import Memo
+from .psd import project_blocks, project_pairs
+from .rows import Rows, active_rows, closest_squared
 from .settings import friction_table, positive
 from .surface import Surface
 
@@ -103,6 +106,27 @@ class SurfaceContact:
         return torch.where(out < self.d_hat, out, torch.inf)
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What a term made anew need not look for again."""
+
+    lagged: Rows | None
+    x: Tensor
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Pairs at one configuration, as far as no derivative asks for more."""
+
+    rows: Rows
+    X: Tensor
+    near: Nearest
+    barrier: tuple[Tensor, Tensor, Tensor]
+    fade: tuple[Tensor, Tensor] | None
+    """Mollifier of the last rows and its gradient; None without such rows."""
+
+
 class SurfaceTerm(Term):
     """`SurfaceContact` with parameters and the inputs of a step bound."""
 
@@ -120,13 +144,23 @@ class SurfaceTerm(Term):
         if x_start.ndim != 3 or x_start.shape[1:] != (self.points, 3):
             fix = "The surface must know all points of a scene"
             raise InputError(message(contact.name, f"(B, {self.points}, 3)", x_start, fix))
-        check_start(contact.surface, x_start.detach(), touch=False)
         self.scenes = len(x_start)
         self.stiffness = params["stiffness"].expand(self.scenes)
         self.eps = contact.eps_v * step.dt
         self.found: Candidates | None = None
-        self._last: tuple[Tensor, Rows] | None = None
+        self._memo = Memo()
+        self.lagged: Rows | None = None
+        """Pairs at the lagged positions."""
+        known: _Known | None = step.known
+        if known is None:
+            check_start(contact.surface, x_start.detach(), touch=False)
+        else:
+            self.lagged = known.lagged
+            self._memo.at(known.x, "rows", lambda: known.rows)
         self.lag = self._lag(params, x_start.reshape(-1, 3), step.x_lag.reshape(-1, 3))
+
+    def known(self, x: Tensor) -> _Known:
+        return _Known(self.lagged, x.detach(), self._rows(x))
 
     def _lag(self, params: Mapping[str, Tensor], x_start: Tensor, x_lag: Tensor) -> Lag:
         """Friction rows of the lagged positions; none where no coefficient can matter."""
@@ -135,9 +169,11 @@ class SurfaceTerm(Term):
             stencil = torch.zeros(0, 4, dtype=torch.int64, device=x_start.device)
             none = x_start.new_zeros(0, 4)
             return Lag(stencil, none, none[:, :3], none[:, 0], none[:, :3])
-        # The skin lets the first directions of the solve use these candidates, too.
-        self.update(x_lag.detach(), x_lag.detach())
-        rows = self._rows(x_lag)
+        if self.lagged is None:
+            # The skin lets the first directions of the solve use these candidates, too.
+            self.update(x_lag.detach(), x_lag.detach())
+            self.lagged = self._rows(x_lag)
+        rows = self.lagged
         group = self.surface.tensor("group", x_lag.device)[rows.stencil[:, [0, 3]] % self.points]
         table = torch.as_tensor(self.contact.pair_friction, device=x_lag.device)
         which = table[group[:, 0], group[:, 1]]
@@ -191,63 +227,86 @@ class SurfaceTerm(Term):
         return min(1.0, cap / motion) if motion > 0 else 1.0
 
     def _rows(self, x: Tensor) -> Rows:
-        """Active pairs; those of the last positions are kept, as they serve three functions."""
-        x = x.detach()
-        if self._last is None or not torch.equal(self._last[0], x):
-            self.update(x, x)
-            assert self.found is not None
-            rows = active_rows(self.surface, self.found, x, self.contact.d_hat)
-            self._last = x.clone(), rows
-        return self._last[1]
+        """Active pairs."""
+        return self._memo.at(x, "rows", lambda: self._find(x.detach()))
+
+    def _find(self, x: Tensor) -> Rows:
+        self.update(x, x)
+        assert self.found is not None
+        return active_rows(self.surface, self.found, x, self.contact.d_hat)
+
+    def _shape(self, x: Tensor) -> _Shape:
+        """Rows and their barrier; the same ones serve energy, gradient and Hessian at one x."""
+
+        def measured() -> _Shape:
+            rows = self._rows(x)
+            X = x[rows.stencil]
+            near = nearest(X, rows.kind)
+            fade = (
+                cross_mollifier(X[rows.plain :], rows.fade, order=1)[:2] if len(rows.fade) else None
+            )
+            return _Shape(rows, X, near, barrier(near.squared, self.contact.d_hat), fade)
+
+        return measured() if x.requires_grad else self._memo.at(x, "shape", measured)
 
     def _scale(self, rows: Rows) -> Tensor:
         return self.stiffness[rows.stencil[:, 0] // self.points] * rows.weight
 
     def energy(self, x: Tensor) -> Tensor:
-        rows = self._rows(x)
-        X = x[rows.stencil]
-        values = self._scale(rows) * barrier(nearest(X, rows.kind).squared, self.contact.d_hat)[0]
-        fade = cross_mollifier(X[rows.plain :], rows.fade, order=1)[0]
-        values = torch.cat((values[: rows.plain], values[rows.plain :] * fade))
+        shape = self._shape(x)
+        rows = shape.rows
+        values = self._scale(rows) * shape.barrier[0]
+        if shape.fade is not None:
+            z = rows.plain
+            values = torch.cat((values[:z], values[z:] * shape.fade[0]))
         out = x.new_zeros(self.scenes)
         out = out.index_add(0, rows.stencil[:, 0] // self.points, values)
+        if not len(self.lag.stencil):
+            return out
         slip = friction_energy(self.lag, x, self.eps)
         return out.index_add(0, self.lag.stencil[:, 0] // self.points, slip)
 
     def gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows = self._rows(x)
-        X = x[rows.stencil]
-        near = nearest(X, rows.kind)
-        value, first, _ = barrier(near.squared, self.contact.d_hat)
+        shape = self._shape(x)
+        rows, (value, first, _) = shape.rows, shape.barrier
         scale = self._scale(rows)
-        local = (scale * first)[:, None, None] * gradient_of(near)
-        if len(rows.fade):
+        local = (scale * first)[:, None, None] * gradient_of(shape.near)
+        if shape.fade is not None:
             z = slice(rows.plain, None)
-            fade, slope, _ = cross_mollifier(X[z], rows.fade, order=1)
+            fade, slope = shape.fade
             faded = fade[:, None, None] * local[z] + (scale * value)[z, None, None] * slope
             local = torch.cat((local[: rows.plain], faded))
+        if not len(self.lag.stencil):
+            return rows.stencil, local
         stencil = torch.cat((rows.stencil, self.lag.stencil))
         return stencil, torch.cat((local, friction_gradient(self.lag, x, self.eps)))
 
     @torch.no_grad()
     def hessian(self, x: Tensor, project: bool = True) -> tuple[Tensor, Tensor]:
-        rows = self._rows(x)
-        X = x[rows.stencil]
-        near = nearest(X, rows.kind)
-        value, first, second = barrier(near.squared, self.contact.d_hat)
-        g = gradient_of(near).flatten(1)
-        blocks = second[:, None, None] * g[:, :, None] * g[:, None, :]
-        blocks = blocks + first[:, None, None] * hessian_of(near)
-        if len(rows.fade):
-            z = slice(rows.plain, None)
-            m, slope, curve = cross_mollifier(X[z], rows.fade)
-            mixed = g[z, :, None] * slope.flatten(1)[:, None, :]
-            faded = m[:, None, None] * blocks[z] + value[z, None, None] * curve
-            faded = faded + first[z, None, None] * (mixed + mixed.transpose(1, 2))
-            blocks = torch.cat((blocks[: rows.plain], faded))
-        blocks = self._scale(rows)[:, None, None] * blocks
+        shape = self._shape(x)
+        rows, near, (value, first, second) = shape.rows, shape.near, shape.barrier
+        scale, z = self._scale(rows), slice(rows.plain, None)
+        first, second = scale * first, scale * second
         if project:
-            blocks = project_blocks(blocks)
+            blocks = project_pairs(near, first, second)
+        else:
+            g = gradient_of(near).flatten(1)
+            blocks = second[:, None, None] * g[:, :, None] * g[:, None, :]
+            blocks = blocks + first[:, None, None] * hessian_of(near)
+        if shape.fade is not None:
+            # The barrier's own part is wanted unprojected here.
+            g, part = gradient_of(near).flatten(1)[z], hessian_of(near.rows(z))
+            part = (
+                second[z, None, None] * g[:, :, None] * g[:, None, :] + first[z, None, None] * part
+            )
+            m, slope, curve = cross_mollifier(shape.X[z], rows.fade)
+            mixed = g[:, :, None] * slope.flatten(1)[:, None, :]
+            faded = m[:, None, None] * part + (scale * value)[z, None, None] * curve
+            faded = faded + first[z, None, None] * (mixed + mixed.mT)
+            faded = project_blocks(faded) if project else faded
+            blocks = torch.cat((blocks[: rows.plain], faded))
+        if not len(self.lag.stencil):
+            return rows.stencil, blocks
         stencil = torch.cat((rows.stencil, self.lag.stencil))
         return stencil, torch.cat((blocks, friction_hessian(self.lag, x, self.eps)))
 
@@ -258,16 +317,11 @@ class SurfaceTerm(Term):
         assert self.found is not None
         y, p = relative(x, self.points), share * relative(dx, self.points)
         lone = torch.cat((self.found.lone, self.found.lone[:, -1:]), dim=1)
-        ends = torch.cat((y, y + p))
-        stencil, count = [], []
-        for rows, first in ((self.found.faces, 1), (lone, 1), (self.found.edges, 2)):
-            # Boxes of the whole motion: pairs whose boxes stay apart do.
-            whole = torch.cat((rows[:, :first], rows[:, :first] + len(y)), dim=1)
-            whole = torch.cat((whole, rows[:, first:], rows[:, first:] + len(y)), dim=1)
-            stencil.append(rows[boxes_close(ends, whole, 2 * first, KEEP * self.contact.d_hat)])
-            count.append(len(stencil[-1]))
-        stencil = torch.cat(stencil)
-        edges = torch.arange(len(stencil), device=x.device) >= count[0] + count[1]
-        time = safe_time(y[stencil], p[stencil], edges)
+        stencil = torch.cat((self.found.faces, lone, self.found.edges))
+        edge = torch.zeros(len(stencil), dtype=torch.bool, device=x.device)
+        edge[len(stencil) - len(self.found.edges) :] = True
+        # Pairs whose boxes of the whole motion stay apart do.
+        reach = KEEP * self.contact.d_hat
+        time = safe_times(y, p, stencil, edge, KEEP, SLACK, reach)[0]
         out = x.new_ones(self.scenes)
         return share * out.scatter_reduce(0, stencil[:, 0] // self.points, time, "amin")

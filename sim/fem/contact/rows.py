@@ -13,7 +13,6 @@ exclusion; the weights of edge pairs are our own (Buffon's needle).
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -21,10 +20,11 @@ import torch
 from torch import Tensor
 
 from .candidates import Candidates
-from .distances import PLANE, dot, edge_edge_kind, nearest, point_edge_kind, point_triangle_kind
+from .distances import PLANE, dot, nearest
+from .kernels import EDGES, FACE, ROD, kinds
 from .surface import Surface
 
-__all__ = ["Rows", "active_rows", "boxes_close", "closest_squared"]
+__all__ = ["Rows", "active_rows", "closest_squared"]
 
 POINT_SHARE, EDGE_SHARE = 0.75, 0.25
 FADE = 1e-3
@@ -57,13 +57,10 @@ def active_rows(surface: Surface, found: Candidates, x: Tensor, d_hat: float) ->
     Source: module docstring.
     """
     stencil, kind, weight = _point_rows(surface, found, x, d_hat)
-    pairs, edge = found.edges, found.edge
-    close = boxes_close(x, pairs, 2, d_hat)
-    pairs, edge = pairs[close], edge[close]
+    edge_kind = kinds(x, found.edges, EDGES, d_hat)
+    near = (edge_kind >= 0).nonzero()[:, 0]
+    pairs, edge, edge_kind = found.edges[near], found.edge[near], edge_kind[near]
     X = x[pairs]
-    edge_kind = edge_edge_kind(X)
-    near = nearest(X, edge_kind).squared < d_hat * d_hat
-    X, pairs, edge, edge_kind = X[near], pairs[near], edge[near], edge_kind[near]
     width = surface.tensor("edge_width", x.device)[edge].to(x.dtype)
     length = surface.tensor("edge_length", x.device)[edge].to(x.dtype)
     edge_weight = EDGE_SHARE * 0.5 * math.pi * width.prod(1)
@@ -79,32 +76,16 @@ def active_rows(surface: Surface, found: Candidates, x: Tensor, d_hat: float) ->
     )
 
 
-def boxes_close(x: Tensor, stencil: Tensor, first: int, reach: float) -> Tensor:
-    """Rows whose first points' box is within reach of the box of the others in every direction."""
-    rows = torch.arange(len(stencil), device=x.device)
-    for axis in range(3):
-        u = x[:, axis].contiguous()
-        a = [u[stencil[rows, k]] for k in range(first)]
-        b = [u[stencil[rows, k]] for k in range(first, stencil.shape[1])]
-        low, high = (functools.reduce(f, a) for f in (torch.minimum, torch.maximum))
-        under, over = (functools.reduce(f, b) for f in (torch.minimum, torch.maximum))
-        rows = rows[(low <= over + reach) & (under <= high + reach)]
-    return rows
-
-
 def _point_rows(
     surface: Surface, found: Candidates, x: Tensor, d_hat: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Points against triangles, edges and points: stencil, kind, weight."""
-    device, squared = x.device, d_hat * d_hat
+    device = x.device
     n, n_edges, n_faces = surface.point_count, len(surface.edges), len(surface.triangles)
     stride = n_faces + n_edges + n
-    close = boxes_close(x, found.faces, 1, d_hat)
-    faces, triangle = found.faces[close], found.triangle[close]
-    X = x[faces]
-    kind = point_triangle_kind(X)
-    near = nearest(X, kind).squared < squared
-    kind, faces, triangle = kind[near], faces[near], triangle[near]
+    kind = kinds(x, found.faces, FACE, d_hat)
+    near = (kind >= 0).nonzero()[:, 0]
+    kind, faces, triangle = kind[near], found.faces[near], found.triangle[near]
     v = faces[:, 0]
     corners = surface.tensor("triangles", device)[triangle]
     sides = surface.tensor("triangle_edges", device)[triangle]
@@ -122,10 +103,8 @@ def _point_rows(
     w, e = _split(pairs, n_edges)
     ends = surface.tensor("edges", device)[e]
     first = w // n * n
-    Y = x[torch.cat((w[:, None], first[:, None] + ends), dim=1)]
-    edge_kind = point_edge_kind(Y)
-    Y = torch.cat((Y, Y[:, -1:]), dim=1)
-    near = nearest(Y, edge_kind).squared < squared
+    edge_kind = kinds(x, torch.cat((w[:, None], first[:, None] + ends), dim=1), ROD, d_hat)
+    near = edge_kind >= 0
     part = torch.where(edge_kind == 3, n_faces + e, 0)
     for k in range(2):
         part = torch.where(edge_kind == k, n_faces + n_edges + ends[:, k], part)
@@ -139,7 +118,7 @@ def _point_rows(
     dots = torch.unique(torch.cat((dots, at_edge, single[:, 0] * n + single[:, 1] % n)))
     w, p = _split(dots, n)
     r = x[w] - x[w // n * n + p]
-    near = dot(r, r) < squared
+    near = dot(r, r) < d_hat * d_hat
     keys.append((w * stride + n_faces + n_edges + p)[near])
     signs.append(point_sign[p][near])
 
@@ -170,7 +149,6 @@ def closest_squared(found: Candidates, x: Tensor) -> tuple[Tensor, Tensor]:
     """Stencils (P, 4) of all candidates and their squared distances [m²], (P,); no derivative."""
     lone = torch.cat((found.lone, found.lone[:, -1:]), dim=1)
     stencil = torch.cat((found.faces, lone, found.edges))
-    X = x[stencil]
-    f, r = len(found.faces), len(found.faces) + len(lone)
-    kind = torch.cat((point_triangle_kind(X[:f]), point_edge_kind(X[f:r]), edge_edge_kind(X[r:])))
-    return stencil, nearest(X, kind).squared
+    sets = (found.faces, FACE), (found.lone, ROD), (found.edges, EDGES)
+    kind = torch.cat([kinds(x, rows, feature) for rows, feature in sets])
+    return stencil, nearest(x[stencil], kind).squared

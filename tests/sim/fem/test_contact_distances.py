@@ -9,7 +9,7 @@ import torch
 from rheograd.sim.fem.contact import barrier as B
 from rheograd.sim.fem.contact import distances as D
 from rheograd.sim.fem.contact import friction as F
-from rheograd.sim.fem.contact.psd import project_blocks
+from rheograd.sim.fem.contact.psd import project_blocks, project_pairs
 
 # One example of each kind: p against the triangle (0,0,0) (1,0,0) (0,1,0), b against the edge along x.
 POINTS = {
@@ -209,3 +209,16 @@ def test_projection_is_the_nearest_semidefinite_block(generator):
     want = (vectors * values.clamp(min=0)[:, None]) @ vectors.transpose(1, 2)
     assert torch.allclose(projected, want, atol=1e-12)
     assert torch.linalg.eigvalsh(projected).min() > -1e-12
+
+
+@pytest.mark.parametrize("first", [-1.0, 0.7])
+def test_projection_of_a_pair_needs_five_motions(first, generator):
+    for kinds, features in ((range(7), D.point_triangle_kind), (range(7, 16), D.edge_edge_kind)):
+        x = torch.cat([example(k) for k in kinds])
+        near = D.nearest(x, features(x))
+        f = first * (1 + torch.rand(len(x), generator=generator, dtype=x.dtype))
+        k = torch.rand(len(x), generator=generator, dtype=x.dtype) / near.squared
+        g = D.squared_distance_gradient(near).flatten(1)
+        blocks = f[:, None, None] * D.squared_distance_hessian(near)
+        blocks = blocks + k[:, None, None] * g[:, :, None] * g[:, None, :]
+        assert error(project_pairs(near, f, k), project_blocks(blocks)) < 1e-10
