@@ -11,7 +11,7 @@ from torch import Tensor
 from . import rotations
 from .errors import InputError, message
 
-__all__ = ["integrate_pose", "twists_from_poses"]
+__all__ = ["carry", "integrate_pose", "twists_from_poses"]
 
 
 def integrate_pose(pose: Tensor, twist: Tensor, dt: float | Tensor, n_substeps: int) -> Tensor:
@@ -34,6 +34,20 @@ def integrate_pose(pose: Tensor, twist: Tensor, dt: float | Tensor, n_substeps: 
     position = pose[..., :3] + time * twist[..., :3]
     turn = rotations.from_rotation_vector(time * twist[..., 3:])
     return torch.cat((position, rotations.multiply(turn, pose[..., 3:])), dim=-1)
+
+
+def carry(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Points that a moving frame carries along, p' + q' q⁻¹ (x − p).
+
+    Args:
+        x: points [m], (..., 3).
+        start, end: poses of the frame before and after [m, -], (..., 7).
+
+    Returns:
+        (..., 3). Differentiable in all.
+    """
+    turn = rotations.multiply(end[..., 3:], rotations.inverse(start[..., 3:]))
+    return end[..., :3] + rotations.rotate(turn, x - start[..., :3])
 
 
 def twists_from_poses(poses: Tensor, dt: float | Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class _Revolve(torch.autograd.Function):
             start, snapshots = middle, max(1, snapshots - 1)
         ctx.stack.append((current, start, stop, snapshots))
         end = run(current, start, stop)
-        counters.update({k: v for k, v in vars(end).items() if k not in names})
+        counters.update(end.counters())
         ctx.plan = plan
         ctx.save_for_backward(*tensors)
         return tuple(end.tensors().values())

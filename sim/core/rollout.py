@@ -190,8 +190,7 @@ def _segment(run: Callable[..., S], state: S, start: int, stop: int) -> S:
 
     def body(*tensors: Tensor) -> tuple[Tensor, ...]:
         out = run(template.replace(**dict(zip(names, tensors, strict=True))), start, stop)
-        # Counters only: a kept state would outlive its segment.
-        extra.update({k: v for k, v in vars(out).items() if k not in names})
+        extra.update(out.counters())  # only these: a kept state would outlive its segment
         return tuple(out.tensors().values())
 
     outputs = torch_checkpoint(

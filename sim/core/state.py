@@ -7,7 +7,7 @@ one state into the next and keeps nothing between calls but scratch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -25,16 +25,33 @@ class State:
     """Base of all states: named tensors `(B, ...)` plus plain counters.
 
     Only fields that hold tensors take part in `map`, `clone`, `detach`, `to` and indexing; all others
-    are carried along unchanged.
+    are carried along unchanged. A field may be a state, whose fields are then called "field.name".
     """
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensor fields by name, in field order."""
-        values = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        return {name: value for name, value in values if isinstance(value, Tensor)}
+        return {name: value for name, value in self._fields() if isinstance(value, Tensor)}
+
+    def counters(self) -> dict[str, Any]:
+        """All other fields by name."""
+        return {name: value for name, value in self._fields() if not isinstance(value, Tensor)}
+
+    def _fields(self) -> Iterator[tuple[str, Any]]:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, State):
+                yield from ((f"{field.name}.{name}", inner) for name, inner in value._fields())
+            else:
+                yield field.name, value
 
     def replace(self: S, **changes: Any) -> S:
         """Copy with some fields exchanged."""
+        inner: dict[str, dict[str, Any]] = {}
+        for name in [name for name in changes if "." in name]:
+            field, _, rest = name.partition(".")
+            inner.setdefault(field, {})[rest] = changes.pop(name)
+        for field, values in inner.items():
+            changes[field] = changes.get(field, getattr(self, field)).replace(**values)
         return dataclasses.replace(self, **changes)
 
     def map(self: S, function: Callable[[Tensor], Tensor]) -> S:
@@ -66,7 +83,7 @@ class State:
         """Join states along the batch axis."""
         first = states[0]
         joined = {
-            name: torch.cat([getattr(state, name) for state in states])
+            name: torch.cat([state.tensors()[name] for state in states])
             for name in first.tensors()
         }
         return first.replace(**joined)

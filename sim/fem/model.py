@@ -68,6 +68,10 @@ class FEMControl:
     """Linear [m/s] and angular [rad/s] velocity of every handle in world axes, (B, K, 6)."""
     force: Tensor | None = None
     """Force on every point [N], (B, N, 3)."""
+    spring: Tensor | None = None
+    """Stiffness of a spring from every point to its `anchor` [N/m], (B, N)."""
+    anchor: Tensor | None = None
+    """Where the springs rest [m], (B, N, 3)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from .model import FEMState
+from .model import FEMControl, FEMState
 from .prepare import PreparedFEM
 
 __all__ = ["SCHEMES", "Start", "finish", "start_of"]
@@ -43,14 +43,19 @@ class Start:
 
 
 def start_of(
-    scheme: str, state: FEMState, c: PreparedFEM, dt: float, force: Tensor | None
+    scheme: str, state: FEMState, c: PreparedFEM, dt: float, control: FEMControl
 ) -> Start:
-    """W and l of a step from its state and its outer force [N], (B, N, 3)."""
+    """W and l of a step from its state, outer forces and springs."""
     x, v, mass = state.x, state.v, c.mass
     load = mass.unsqueeze(-1) * c.gravity.unsqueeze(1)
-    load = load.expand_as(x) if force is None else load + force
+    load = load.expand_as(x) if control.force is None else load + control.force
+    pull = torch.zeros_like(mass)
+    if control.spring is not None:
+        assert control.anchor is not None  # `check_control` has seen to it
+        pull = control.spring
+        load = load + pull.unsqueeze(-1) * control.anchor
     if scheme == "static":
-        return Start(torch.zeros_like(mass), load, x, dt, dt)
+        return Start(pull, load, x, dt, dt)
     tau, base, hat = dt, x, x + dt * v
     if scheme == "bdf2" and state.steps > 0:
         tau = 2 * dt / 3
@@ -63,7 +68,7 @@ def start_of(
     inertia = mass / tau**2
     load = load + inertia.unsqueeze(-1) * hat + drag.unsqueeze(-1) * base
     span = tau if scheme == "midpoint" else dt
-    return Start(inertia + drag, load, base, tau, span)
+    return Start(inertia + drag + pull, load, base, tau, span)
 
 
 def finish(
