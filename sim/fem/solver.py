@@ -22,8 +22,7 @@ from torch import Tensor
 
 from ..core.errors import InputError, check_finite, message
 from ..core.implicit import Solution, SolveInfo, implicit_solve
-from ..core.poses import integrate_pose
-from ..core.rotations import inverse, multiply, rotate
+from ..core.poses import carry, integrate_pose
 from ..core.state import Params
 from .adjoint import HessianSolver, StepResidual
 from .assembly import LINEAR
@@ -151,12 +150,12 @@ class SolverFEM:
         self.check_state(state)
         self.check_control(control, state)
         B, h = state.batch_size, config.dt
-        scheme = start_of(config.scheme, state, prepared, h, control.force)
+        scheme = start_of(config.scheme, state, prepared, h, control)
         twist = torch.zeros_like(state.pose[..., :6]) if control.twist is None else control.twist
         pose = integrate_pose(state.pose, twist, h, 1)[1]
         half = integrate_pose(state.pose, twist, scheme.span, 1)[1]
         points, owner = (t.to(state.x.device) for t in model.driven)
-        follow = functools.partial(_follow, state.x[:, points], state.pose[:, owner])
+        follow = functools.partial(carry, state.x[:, points], state.pose[:, owner])
         needs_start = bool(model.contacts) or prepared.viscous
         theta: dict[str, Any] = {
             "weight": scheme.weight.expand(B, model.point_count),
@@ -286,19 +285,18 @@ class SolverFEM:
         """Raise unless the control fits the model and is finite."""
         B, shapes = state.batch_size, {}
         shapes["twist"] = (B, len(self.model.handles), 6)
-        shapes["force"] = (B, self.model.point_count, 3)
+        shapes["force"] = shapes["anchor"] = (B, self.model.point_count, 3)
+        shapes["spring"] = (B, self.model.point_count)
+        if (control.spring is None) != (control.anchor is None):
+            given = "only one of them"
+            fix = "Give both, or neither"
+            raise InputError(message("SolverFEM.step", "control.spring with its anchor", given, fix))
         for name, shape in shapes.items():
             value = getattr(control, name)
             if value is not None:
                 where = f"SolverFEM.step: control.{name}"
                 _check_tensor(where, value, shape, state.x, "Give one row per scene")
                 check_finite(where, **{name: value})
-
-
-def _follow(x: Tensor, pose: Tensor, moved: Tensor) -> Tensor:
-    """Points (B, n, 3) that a pose (B, n, 7) carries along to another."""
-    turn = multiply(moved[..., 3:], inverse(pose[..., 3:]))
-    return moved[..., :3] + rotate(turn, x - pose[..., :3])
 
 
 def _check_tensor(
