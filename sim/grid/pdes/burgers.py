@@ -102,8 +102,10 @@ class BurgersFV(FiniteVolume):
             expected = 'a 1-D grid, flux "central" or "godunov"'
             got = f"{grid.dim}-D, {flux!r}"
             raise InputError(message("BurgersFV", expected, got, "Correct them"))
+        # Without viscosity no wall can hold a slope.
+        sloped = any(side.beta > 0 for side in grid.walls.values())
         parameters = {
-            "viscosity": Parameter(viscosity, least=0.0),
+            "viscosity": Parameter(viscosity, least=0.0, strict=sloped),
             "forcing": Parameter(forcing, field=True),
         }
         super().__init__(grid, dt, parameters, scheme, max_iterations)
@@ -115,8 +117,9 @@ class BurgersFV(FiniteVolume):
             flux = self._flux(u.roll(1, -1), u)
             carried = (flux.roll(-1, -1) - flux) / h
         else:
+            nu = values["viscosity"][..., 0]
             ends = [
-                wall_value(self.grid, u[..., i], "x" + e, values["x" + e][..., 0])
+                wall_value(self.grid, u[..., i], nu, "x" + e, values["x" + e][..., 0])
                 for i, e in ((0, "-"), (-1, "+"))
             ]
             left, right = (0.5 * v.square()[..., None] for v in ends)

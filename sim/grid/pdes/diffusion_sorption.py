@@ -10,24 +10,22 @@ from torch import Tensor
 from ...core.errors import InputError, message
 from .base import Parameter
 from .finite_volume import FiniteVolume, Stepper
-from .grid import Grid, dirichlet, robin
+from .grid import Grid, Side, dirichlet, robin
 from .volumes import diffusion
 
 __all__ = ["DiffusionSorption", "sorption_sides"]
 
-DIFFUSIVITY = 5e-4
-"""[m²/s], of PDEBench."""
 SHIFT = 1e-6
 """Added to u in the isotherm, whose slope is infinite at 0; of PDEBench [-]."""
 
 
-def sorption_sides(diffusivity: float = DIFFUSIVITY) -> dict:
+def sorption_sides() -> dict[str, Side]:
     """Sides of PDEBench's problem: u = 1 at x = 0, and u + D ∂u/∂x = 0 at x = 1.
 
     The data set's text has u = D ∂u/∂x there, which lets exp(x / D) grow; what its code computes, and
     what physics asks for, is this sign.
     """
-    return {"x-": dirichlet(1.0), "x+": robin(1.0, diffusivity)}
+    return {"x-": dirichlet(1.0), "x+": robin(1.0, 1.0)}
 
 
 class DiffusionSorption(FiniteVolume):
@@ -63,7 +61,7 @@ class DiffusionSorption(FiniteVolume):
         self,
         grid: Grid,
         dt: float,
-        diffusivity: float | Tensor = DIFFUSIVITY,
+        diffusivity: float | Tensor = 5e-4,
         porosity: float | Tensor = 0.29,
         density: float | Tensor = 2880.0,
         freundlich: float | Tensor = 3.5e-4,

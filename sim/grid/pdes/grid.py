@@ -2,9 +2,9 @@
 
 A field u is (B, C, *cells) and lives at cell centres, x_i = origin + (i + ½) dx: one rule for spectral,
 finite-difference and finite-volume methods. The last axis is up: axes are x; x, z; x, y, z.
-At a wall with outward normal n
+At a wall with outward normal n, where k is what multiplies ∇u in the PDE,
 
-    α u + β ∂u/∂n = γ        Dirichlet: (1, 0, value),  Neumann: (0, 1, slope),  Robin: any
+    α u + β k ∂u/∂n = γ      Dirichlet: (1, 0, value),  Neumann: (0, 1, flux into the box),  Robin: any
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ __all__ = ["Grid", "Side", "dirichlet", "neumann", "robin"]
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """Boundary condition α u + β ∂u/∂n = γ of one wall, n outward."""
+    """Boundary condition α u + β k ∂u/∂n = γ of one wall, n outward."""
 
     alpha: float
     """Weight of the value [-]."""
     beta: float
-    """Weight of the outward slope [m]."""
+    """Weight of the flux k ∂u/∂n into the box."""
     gamma: float = 0.0
     """Right-hand side, unit of u; a solver's params may replace it under the side's name, "x-"."""
 
     def __post_init__(self) -> None:
-        # With α and β of one sign a wall takes energy out; the other sign grows like exp(x α / β).
+        # With α and β of one sign a wall takes energy out; of opposite signs, exp(x α / β k) grows.
         if self.alpha * self.beta < 0 or self.alpha == self.beta == 0:
             got = f"alpha = {self.alpha:g}, beta = {self.beta:g}"
             fix = "Opposite signs make the problem ill-posed; n points out of the domain"
@@ -47,13 +47,13 @@ def dirichlet(value: float = 0.0) -> Side:
     return Side(1.0, 0.0, value)
 
 
-def neumann(slope: float = 0.0) -> Side:
-    """∂u/∂n = slope at the wall, n outward."""
-    return Side(0.0, 1.0, slope)
+def neumann(flux: float = 0.0) -> Side:
+    """k ∂u/∂n = flux into the box."""
+    return Side(0.0, 1.0, flux)
 
 
 def robin(alpha: float, beta: float, gamma: float = 0.0) -> Side:
-    """α u + β ∂u/∂n = γ at the wall, n outward."""
+    """α u + β k ∂u/∂n = γ at the wall, n outward."""
     return Side(alpha, beta, gamma)
 
 

@@ -176,7 +176,7 @@ def fourier_series(
     for i in range(terms):
         angle = phase[:, i].reshape(-1, *(1,) * D)
         for a, (start, length) in enumerate(zip(grid.origin, grid.lengths, strict=True)):
-            wave = waves[a][:, i].reshape(-1, *(1,) * D)
+            wave = waves[a][:, i].double().reshape(-1, *(1,) * D)
             angle = angle + wave * (2 * math.pi / length) * (points[..., a] - start)
         total = total + high[:, i].reshape(-1, *(1,) * D) * torch.sin(angle)
     return total[:, None].to(dtype=dtype, device=device)

@@ -4,8 +4,8 @@
     k_{i+½} = 2 k_i k_{i+1} / (k_i + k_{i+1})
 
 The harmonic mean keeps the flux continuous where k jumps between cells. A wall is half a cell away from
-its cell's centre: with α u + β ∂u/∂n = γ its outward slope is 2 (γ − α u_i) / (α dx + 2 β). Second
-order; sums change through walls only.
+its cell's centre: with α u + β k ∂u/∂n = γ the flux through it is 2 k (γ − α u_i) / (α dx + 2 β k).
+Second order; sums change through walls only.
 
 Differentiable everywhere. Source: LeVeque 2002, Finite Volume Methods, chapters 4 and 9.
 """
@@ -19,19 +19,25 @@ from torch import Tensor
 
 from .grid import Grid
 
-__all__ = ["diffusion", "diffusion_faces", "face_conductivity", "wall_slope", "wall_value"]
+__all__ = ["diffusion", "diffusion_faces", "face_conductivity", "wall_flux", "wall_value"]
 
 
-def wall_slope(grid: Grid, u: Tensor, name: str, gamma: Tensor) -> Tensor:
-    """Outward slope at a wall from the layer of cells u beside it."""
+def wall_flux(grid: Grid, u: Tensor, k: Tensor, name: str, gamma: Tensor) -> Tensor:
+    """Flux k ∂u/∂n into the box through a wall, from the layers of u and k beside it."""
     side, h = grid.walls[name], grid.dx[grid.axes.index(name[0])]
-    scale = 2 / (side.alpha * h + 2 * side.beta)
-    return scale * gamma - u * (scale * side.alpha)
+    if side.alpha == 0:
+        return (gamma / side.beta).expand_as(u)
+    if side.beta == 0:
+        return k * (2 / h) * (gamma / side.alpha - u)
+    return 2 * k * (gamma - side.alpha * u) / (side.alpha * h + 2 * side.beta * k)
 
 
-def wall_value(grid: Grid, u: Tensor, name: str, gamma: Tensor) -> Tensor:
-    """Value at a wall from the layer of cells u beside it."""
-    return u + 0.5 * grid.dx[grid.axes.index(name[0])] * wall_slope(grid, u, name, gamma)
+def wall_value(grid: Grid, u: Tensor, k: Tensor, name: str, gamma: Tensor) -> Tensor:
+    """Value at a wall, from the layers of u and k beside it."""
+    side, h = grid.walls[name], grid.dx[grid.axes.index(name[0])]
+    if side.beta == 0:
+        return (gamma / side.alpha).expand_as(u)
+    return u + h * (gamma - side.alpha * u) / (side.alpha * h + 2 * side.beta * k)
 
 
 def face_conductivity(grid: Grid, k: Tensor, axis: int) -> Tensor:
@@ -70,7 +76,7 @@ def diffusion(grid: Grid, u: Tensor, k: Tensor, values: Mapping[str, Tensor]) ->
             layer = u.narrow(dim, at, 1)
             inside = k if k.shape[dim] == 1 else k.narrow(dim, at, 1)
             name = grid.axes[axis] + end
-            ends.append(sign * inside * wall_slope(grid, layer, name, values[name]))
+            ends.append(sign * wall_flux(grid, layer, inside, name, values[name]))
         flux = torch.cat((ends[0], flux, ends[1]), dim)
         total = total + flux.diff(dim=dim) / h
     return total
@@ -98,12 +104,13 @@ def diffusion_faces(
             ends = []
             for end, at in (("-", 0), ("+", n - 1)):
                 name = grid.axes[axis] + end
-                layer = k.narrow(dim, at, 1) / h
+                layer = k.narrow(dim, at, 1)
                 zero = torch.zeros_like(layer)
-                given = wall_slope(grid, zero, name, values[name])  # slope = given − held u
-                ends.append(layer * (given - wall_slope(grid, zero + 1, name, values[name])))
+                given = wall_flux(grid, zero, layer, name, values[name])  # flux = given − held u
+                held = given - wall_flux(grid, zero + 1, layer, name, values[name])
+                ends.append(held / h)
                 pads = [0, 0] * (grid.dim - 1 - axis) + [at, n - 1 - at]
-                b = b + torch.nn.functional.pad(layer * given, pads)
+                b = b + torch.nn.functional.pad(given / h, pads)
             inner = torch.cat((ends[0], inner, ends[1]), dim)
         faces.append(inner[:, 0])
     return tuple(faces), b[:, 0]
