@@ -3,6 +3,7 @@ were made and what they were measured to do.
 
     laws/NAME.safetensors       constitutive laws, `rheograd.tasks.nclaw.load_law(NAME)`
     steppers/NAME.safetensors   particle steppers, `rheograd.tasks.runs.stepping.load_stepper(NAME)`
+    dcdm/NAME.safetensors       search directions, `rheograd.operators.dcdm.load_net(NAME)`
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _ROOT = Path(__file__).parent
 
 
 def weights_names(kind: str) -> list[str]:
-    """Names of the weights of one kind, "laws" or "steppers"."""
+    """Names of the weights of one kind, "laws", "steppers" or "dcdm"."""
     return sorted(path.stem for path in (_ROOT / kind).glob("*.safetensors"))
 
 
@@ -24,7 +25,7 @@ def weights(kind: str, name: str | os.PathLike[str]) -> Path:
     """A file of weights: the path itself where there is one, else the shipped one of that name.
 
     Args:
-        kind: "laws" or "steppers".
+        kind: "laws", "steppers" or "dcdm".
         name: path of a file or folder, or one of `weights_names`.
 
     Raises:

@@ -10,8 +10,8 @@ from torch import Tensor
 from .errors import InputError, message
 
 MatVec = Callable[[Tensor], Tensor]
-Monitor = Callable[[Tensor], None]
-"""Sees the residual norms (B,) before the first and after every iteration."""
+Monitor = Callable[[Tensor], object]
+"""Sees the residual norms (B,) before the first and after every iteration; True stops the iteration."""
 
 
 def cg(
@@ -32,9 +32,8 @@ def cg(
     for done in range(max_iterations + 1):
         norm = r.norm(dim=1)
         active = norm > target
-        if monitor is not None:
-            monitor(norm)
-        if done == max_iterations or not bool(active.any()):
+        stop = monitor is not None and monitor(norm) is True
+        if stop or done == max_iterations or not bool(active.any()):
             break
         q = matvec(p)
         curvature = (p * q).sum(1)
@@ -84,9 +83,8 @@ def fcg(
     for done in range(max_iterations + 1):
         norm = r.norm(dim=1)
         active = norm > target
-        if monitor is not None:
-            monitor(norm)
-        if done == max_iterations or not bool(active.any()):
+        stop = monitor is not None and monitor(norm) is True
+        if stop or done == max_iterations or not bool(active.any()):
             break
         q = direction(r)
         angle = (q * r).sum(1).abs()

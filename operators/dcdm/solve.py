@@ -1,0 +1,122 @@
+"""Networks as Poisson solvers: conjugate directions proposed by a net, certified by the true residual.
+
+    q = net(r / ‖r‖),  then A-orthogonal to the last `history` directions, then an exact line search
+
+Any tolerance is reachable, since a bad network costs iterations only; a stalled one is noticed, and
+conjugate gradients with the V-cycle take over, with a warning.
+
+Source: Kaneda et al. 2023, algorithm 1 (history 2); Notay 2000 (flexible conjugate gradients).
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from ...sim.core.factors import Factor, IterativeFactor, Preconditioner
+from ...sim.core.krylov import cg, fcg
+from ...sim.grid.poisson import FaceSystem, VCycle
+from .networks import DirectionNet
+
+__all__ = ["DCDM", "DCDMFactor"]
+
+log = logging.getLogger(__name__)
+
+
+class DCDM:
+    """A `method` of `solve_poisson`, `PoissonSystem`, `project` and the gas solver.
+
+    Args:
+        net: the network.
+        history: directions that a new one is made A-orthogonal to; None: all, 0: none. Two are
+            exact for a linear symmetric net; nonlinear ones gain from 8 or more.
+        fallback: whether a stalled solve goes on with CG and a V-cycle, with a warning; False:
+            `ConvergenceError`.
+        patience: iterations within which the residual must fall to `progress` of what it was.
+        progress: see patience.
+        plain: whether a symmetric net goes into plain CG, which needs one product less per step.
+    """
+
+    name = "dcdm"
+
+    def __init__(
+        self,
+        net: DirectionNet,
+        history: int | None = 2,
+        fallback: bool = True,
+        patience: int = 30,
+        progress: float = 0.7,
+        plain: bool = True,
+    ) -> None:
+        self.net, self.history, self.fallback = net.eval(), history, fallback
+        self.patience, self.progress, self.plain = patience, progress, plain
+
+    def __call__(self, system: FaceSystem) -> Factor | Preconditioner:
+        direction = self.direction(system)
+        if self.net.symmetric and self.plain:
+            return direction
+        return DCDMFactor(system, direction, self)
+
+    def direction(self, system: FaceSystem) -> Preconditioner:
+        """r ↦ q on rows (B, n), for one geometry."""
+        net = self.net
+        with torch.no_grad():
+            geometry = net.prepare(system.stencil, system.active)
+        dtype = next(net.parameters()).dtype
+
+        def apply(rows: Tensor) -> Tensor:
+            size = rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+            with torch.no_grad():
+                q = net((rows / size).to(dtype).reshape(-1, *system.cells), geometry)
+            q = system.centre(q.to(rows).flatten(1))
+            return q * size if net.linear else q
+
+        return apply
+
+
+class DCDMFactor(IterativeFactor):
+    """The loop for one geometry; falls back where it stalls."""
+
+    def __init__(self, system: FaceSystem, direction: Preconditioner, options: DCDM) -> None:
+        super().__init__(
+            "DCDM", system.operator, system.tol, system.max_iterations, direction, check=False
+        )
+        self.system, self.options = system, options
+
+    def _solve(self, b, x0, transpose, tol):
+        options = self.options
+        limit = 10 * b.shape[1] if self.max_iterations is None else self.max_iterations
+        norms: list[Tensor] = []
+        target = tol * b.norm(dim=1)
+
+        def watch(norm: Tensor) -> bool:
+            if self.monitor is not None:
+                self.monitor(norm)
+            norms.append(norm)
+            if len(norms) <= options.patience:
+                return False
+            slow = norm > options.progress * norms[-1 - options.patience]
+            return bool((slow & (norm > target)).any())
+
+        x = torch.zeros_like(b) if x0 is None else x0
+        apply = self.operator.matvec
+        x, done = fcg(apply, b, x, tol, limit, self.preconditioner, options.history, watch)
+        left = norms[-1] / b.norm(dim=1).clamp_min(torch.finfo(b.dtype).tiny)
+        if not options.fallback or bool((norms[-1] <= target).all()) or len(norms) > limit:
+            return x, done
+        log.warning(
+            "DCDM: expected progress to %.1e; got %.1e after %d iterations, %g of what it was %d "
+            "before. Going on with CG and a V-cycle; train the network on such domains or keep "
+            "more history.",
+            tol,
+            float(left.max()),
+            int(done.max()),
+            float((norms[-1] / norms[-1 - options.patience]).max()),
+            options.patience,
+        )
+        cycle = VCycle(self.system.stencil.to(torch.float32))
+        near = lambda v: self.system.centre(cycle(v))  # noqa: E731
+        x, more = cg(apply, b, x, tol, limit, near, self.monitor)
+        return x, done + more
