@@ -83,7 +83,6 @@ class _Held(ShellTask):
 
     Config = HeldConfig
     config: HeldConfig
-    search_defaults = {"gradient": {"expand": False, "lr": 0.1}, "cma": {"population": 10}}
 
     def build(self, scene: Scene) -> None:
         c = self.config
@@ -129,7 +128,8 @@ class Balancing(_Held):
         return {"ball": self._over(state)[:, :2].square().sum(-1) / far}
 
     def metrics(self, state: FEMState) -> dict[str, Tensor]:
-        """distance [m]: of the ball to the middle; speed of the ball [m/s]; force [N]; (B,)."""
+        """distance [m]: of the ball to the middle; speed of the ball [m/s]; force [N]:
+        the largest so far; (B,)."""
         state = state.detach()
         return {
             "distance": self._over(state)[:, :2].norm(dim=-1),
@@ -137,7 +137,7 @@ class Balancing(_Held):
             "force": self.peak_force(state),
         }
 
-    def success(self, state: FEMState) -> Tensor:
+    def reached(self, state: FEMState) -> Tensor:
         """Whether the ball is within `tolerance` of the middle, (B,) bool."""
         return self._over(state.detach())[:, :2].norm(dim=-1) <= self.config.tolerance
 
@@ -162,7 +162,7 @@ class Throwing(_Held):
 
     def metrics(self, state: FEMState) -> dict[str, Tensor]:
         """height [m]: of the ball over the sheet, more than at the start; rise [m] of the grippers;
-        distance [m]: what is left to `wanted`; force [N]; (B,)."""
+        distance [m]: what is left to `wanted`; force [N]: the largest so far; (B,)."""
         state = state.detach()
         height = self._height(state)
         return {
@@ -172,7 +172,7 @@ class Throwing(_Held):
             "force": self.peak_force(state),
         }
 
-    def success(self, state: FEMState) -> Tensor:
+    def reached(self, state: FEMState) -> Tensor:
         """Whether the ball is `needed` over the sheet, and the grippers within `rise`, (B,) bool."""
         rise = self.poses(state.detach())[:, :, 2].mean(1)
         high = self._height(state.detach()) >= self.config.needed

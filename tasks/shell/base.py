@@ -16,16 +16,18 @@ screen.
 
         def terms(self, state, t): …                what the objective adds up, each (B,)
         def metrics(self, state): …                 in millimetres, degrees, newtons: SI units
-        def success(self, state): …
+        def reached(self, state): …                 whether the goal is met, forces apart
 
 Inherited are stops with a cost (`AxisTask`), grippers of several fingers that move as one body, the
 start that is settled by simulation (once per configuration, kept in memory), seeds, observations, and
 the costs
 
-    Σ_fingers (|F|/F_max − 1)₊² + (|v|/v_max − 1)₊²
+    Σ_fingers (|F|/0.9 F_max − 1)₊² + (|v|/v_max − 1)₊²
 
-of the force that a finger carries and of its speed along a combination of axes. All states are in
-float64, which contact needs; actions come in any precision.
+of the force that a finger carries and of its speed along a combination of axes. The force is a
+constraint, too: a task is solved only if no finger has carried more than F_max at the end of any step of
+the episode; its cost begins a tenth earlier, so that a search comes to rest within it. All states are
+in float64, which contact needs; actions come in any precision.
 
 Source: Wang et al. 2024 (ThinShellLab), scenes and fingertips; physical units, settled starts and costs
 instead of clamps are ours.
@@ -49,6 +51,7 @@ from ...sim.fem.prepare import PreparedFEM
 from ..axes import Axis, AxisTask
 from ..core import Task
 from .scene import Scene, Touch
+from .watched import ShellState, WatchedFEM
 
 __all__ = ["Axis", "ShellBase", "ShellConfig", "ShellTask"]
 
@@ -88,7 +91,7 @@ class ShellConfig:
     turn: float = 6.0
     """Largest angular speed per axis [rad/s]."""
     max_force: float = 10.0
-    """Force a finger may carry without cost [N], F_max; that of the original."""
+    """Force a finger may carry [N], F_max; that of the original, which gave up beyond it."""
     tol: float = 1e-6
     """Residual of a step [N]."""
     settle: int = 4
@@ -232,6 +235,10 @@ class ShellBase(Task[FEMState]):
             self._ready = {key: self.fem.prepare(None, state)}
         return self._ready[key]
 
+    def picture(self, state: FEMState) -> Any:
+        """The first scene of a state, for a renderer."""
+        return self.scene.picture(state.x[0].detach().cpu())
+
     def points(self, state: FEMState, name: str) -> Tensor:
         """Positions of a body [m], (B, n, 3)."""
         return state.x[:, self.spans[name]]
@@ -246,8 +253,8 @@ class ShellBase(Task[FEMState]):
         points = self.model.handle_points
         return torch.stack([found[:, points[k].to(found.device)].sum(1) for k in self._fingers], 1)
 
-    def peak_force(self, state: FEMState) -> Tensor:
-        """Largest force that a finger carries [N], (B,); no derivative."""
+    def force_now(self, state: FEMState) -> Tensor:
+        """Largest force that a finger carries at present [N], (B,); no derivative."""
         return self.forces(state.detach()).norm(dim=-1).amax(1)
 
     def weight(self, t: int) -> float:
@@ -269,14 +276,41 @@ class ShellBase(Task[FEMState]):
 class ShellTask(ShellBase, AxisTask[FEMState]):
     """Base of tasks in which fingers move; the module docstring says what a subclass gives."""
 
+    search_defaults = {
+        "gradient": {"expand": False, "lr": 0.1},
+        "cma": {"population": 10},
+        # A rollout takes seconds, so that budgets are some dozens of them: one generation chooses.
+        "hybrid": {"share": 0.3, "cma": {"population": 10}},
+    }
+
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
+        self.solver = WatchedFEM(self.fem, self.force_now)
         self._tools_of = {n: tuple(self.handles[h] for h in g) for n, g in self.grippers().items()}
         self._drive(self.motions(), list(self._tools_of))
 
     @abc.abstractmethod
     def motions(self) -> tuple[Axis, ...]:
         """What the actions move, and how far."""
+
+    @abc.abstractmethod
+    def reached(self, state: FEMState) -> Tensor:
+        """Whether the goal is met, whatever the forces, (B,) bool."""
+
+    def success(self, state: FEMState) -> Tensor:
+        """Whether the goal is met and no finger has carried more than `max_force`, (B,) bool."""
+        return self.reached(state) & (self.peak_force(state) <= self.config.max_force)
+
+    def reset(self, **options: Any) -> ShellState:
+        """The settled scene, as `ShellBase.reset`; what fingers carried before does not count."""
+        state = super().reset(**options)
+        fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(FEMState)}
+        return ShellState(**fields, peak=self.force_now(state))
+
+    def peak_force(self, state: FEMState) -> Tensor:
+        """Largest force that a finger has carried in the episode [N], (B,); no derivative."""
+        assert isinstance(state, ShellState) and state.peak is not None
+        return state.peak
 
     def grippers(self) -> Mapping[str, Sequence[str]]:
         """What axes can move: names, and the handles that each moves as one rigid body."""
@@ -316,7 +350,7 @@ class ShellTask(ShellBase, AxisTask[FEMState]):
 
     def costs(self, state: FEMState) -> dict[str, Tensor]:
         """Costs of forces and speeds beyond their limits, each (B,); 0 within them."""
-        limit = self.config.max_force
+        limit = 0.9 * self.config.max_force
         force = (self.forces(state).square().sum(-1) + 1e-12).sqrt() / limit
         speeds = []
         for k in self._fingers:

@@ -76,7 +76,6 @@ class _Folding(ShellTask):
     folds = True
     upper: bool
     """Whether the upper of the two rows shall be creased."""
-    search_defaults = {"gradient": {"expand": False, "lr": 0.1}, "cma": {"population": 10}}
 
     def build(self, scene: Scene) -> None:
         c = self.config
@@ -152,12 +151,12 @@ class _Folding(ShellTask):
 
     def metrics(self, state: FEMState) -> dict[str, Tensor]:
         """crease and other [deg]: rest angles of the row to be creased and of the other one; bend
-        [deg]: present angle of the first; force [N]; (B,)."""
+        [deg]: present angle of the first; force [N]: the largest so far; (B,)."""
         rest, now = (torch.rad2deg(a) for a in self.angles(state.detach()))
         found = {"crease": rest[:, 0], "other": rest[:, 1], "bend": now[:, 0]}
         return found | {"force": self.peak_force(state)}
 
-    def success(self, state: FEMState) -> Tensor:
+    def reached(self, state: FEMState) -> Tensor:
         """Whether one row is creased by `wanted` and the other one not beyond `allowed`, (B,) bool."""
         rest = self.angles(state.detach())[0]
         return (rest[:, 0] >= self.config.wanted) & (rest[:, 1] <= self.config.allowed)
@@ -168,14 +167,30 @@ class _Folding(ShellTask):
         steps = max(1, round(0.8 * self.horizon))
         share = 1 / (steps * c.dt * c.speed)
         return self.ramp(
-            {"finger z": -min(0.95, c.descent * share), "finger x": min(0.95, c.advance * share)},
+            {
+                "finger z": -min(0.95, c.descent * share),
+                "finger x": max(-0.95, min(0.95, c.advance * share)),
+            },
             steps,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldingUConfig(FoldingConfig):
+    """`FoldingConfig` with a start that rolls the bend along the strip: the upper layer goes back by a
+    row and a half, so that the upper row gets to where the lower one was. From a finger that only comes
+    down, the lower row creases, and no gradient leads from there to the other one."""
+
+    advance: float = -0.009
+    """How far a search lets the finger go towards the clamp at first [m]."""
+    descent: float = 0.009
+    """How far a search lets the finger come down at first [m]."""
 
 
 class FoldingU(_Folding):
     """Crease the upper of the two rows in the middle of the bend."""
 
+    Config = FoldingUConfig
     upper = True
 
 
@@ -203,10 +218,20 @@ class FoldingNanoConfig(FoldingConfig):
     """Of the paper [Pa]; wider rows yield at larger angles."""
 
 
+@dataclasses.dataclass(frozen=True)
+class FoldingUNanoConfig(FoldingNanoConfig):
+    """`FoldingUConfig` at the resolution of `FoldingNanoConfig`."""
+
+    advance: float = -0.012
+    """How far a search lets the finger go towards the clamp at first [m]."""
+    descent: float = 0.012
+    """How far a search lets the finger come down at first [m]."""
+
+
 class FoldingUNano(FoldingU):
     """`FoldingU` for tests."""
 
-    Config = FoldingNanoConfig
+    Config = FoldingUNanoConfig
 
 
 class FoldingLNano(FoldingL):

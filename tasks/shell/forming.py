@@ -61,7 +61,6 @@ class Forming(ShellTask):
     Config = FormingConfig
     config: FormingConfig
     folds = True
-    search_defaults = {"gradient": {"expand": False, "lr": 0.1}, "cma": {"population": 10}}
 
     def __init__(self, config=None) -> None:
         super().__init__(config)
@@ -112,13 +111,14 @@ class Forming(ShellTask):
         return {"shape": self.weight(t) * self._gap(state) / 0.01**2}
 
     def metrics(self, state: FEMState) -> dict[str, Tensor]:
-        """distance [m]: of points to the goal, root of the mean square; force [N]; (B,)."""
+        """distance [m]: of points to the goal, root of the mean square; force [N]: the largest so
+        far; (B,)."""
         return {
             "distance": self._gap(state.detach()).sqrt(),
             "force": self.peak_force(state),
         }
 
-    def success(self, state: FEMState) -> Tensor:
+    def reached(self, state: FEMState) -> Tensor:
         """Whether the shape is reached within `tolerance`, (B,) bool."""
         return self._gap(state.detach()).sqrt() <= self.config.tolerance
 

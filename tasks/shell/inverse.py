@@ -114,9 +114,17 @@ class InverseTask(ShellBase):
     """L [m]."""
     action_unit = "logarithms over that of the span"
     search_defaults = {
-        "gradient": {"expand": False, "lr": 0.15, "betas": (0.5, 0.9)},
+        # One number: momentum would only carry it past its goal, and the first slope sets the scale.
+        "gradient": {"expand": False, "lr": 0.2, "betas": (0.0, 0.99)},
         "cma": {"population": 10},
-    }
+        "hybrid": {
+            "share": 0.3,
+            "cma": {"population": 10},
+            "gradient": {
+                "expand": False, "lr": 0.2, "betas": (0.0, 0.99), "patience": 1, "progress": 0.0,
+            },
+        },
+    }  # fmt: skip
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)

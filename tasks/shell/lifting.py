@@ -14,6 +14,7 @@ glass. The grip is closed by simulation instead of being part of the search.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from torch import Tensor
 
@@ -57,7 +58,6 @@ class Lifting(ShellTask):
 
     Config = LiftingConfig
     config: LiftingConfig
-    search_defaults = {"gradient": {"expand": False, "lr": 0.1}, "cma": {"population": 10}}
 
     def build(self, scene: Scene) -> None:
         c = self.config
@@ -89,6 +89,18 @@ class Lifting(ShellTask):
             for axis, place in zip("xyz", place_of, strict=True)
         )
 
+    def initial_actions(self) -> Tensor:
+        """All fingers towards the goal at a constant speed v, as far as the cube shall go and as it
+        slides on the sheet until friction has brought it to their speed, v²/2μg."""
+        c = self.config
+        way, time = math.hypot(*c.shift), self.horizon * c.dt
+        slip = (way / time) ** 2 / (2 * c.mu_block * self.gravity)
+        share = [(1 + slip / way) * s / (time * c.speed) for s in c.shift]
+        return self.ramp(
+            {f"{n} {a}": max(-0.95, min(0.95, s)) for n in ("above", "right", "left")
+             for a, s in zip("xyz", share, strict=True)}
+        )  # fmt: skip
+
     def _ahead(self, state: FEMState) -> Tensor:
         """Way from the cube to the goal [m], (B, 3)."""
         goal = self.center(self.reset(), "cube") + state.x.new_tensor(self.config.shift)
@@ -99,12 +111,13 @@ class Lifting(ShellTask):
         return {"cube": self.weight(t) * self._ahead(state).square().sum(-1) / way}
 
     def metrics(self, state: FEMState) -> dict[str, Tensor]:
-        """distance [m]: of the cube to the goal; drop [m]: how far it sank; force [N]; (B,)."""
+        """distance [m]: of the cube to the goal; drop [m]: how far it sank; force [N]: the
+        largest so far; (B,)."""
         ahead = self._ahead(state.detach())
         found = {"distance": ahead.norm(dim=-1), "drop": ahead[:, 2]}
         return found | {"force": self.peak_force(state)}
 
-    def success(self, state: FEMState) -> Tensor:
+    def reached(self, state: FEMState) -> Tensor:
         """Whether the cube is within `tolerance` of the goal, (B,) bool."""
         return self._ahead(state.detach()).norm(dim=-1) <= self.config.tolerance
 

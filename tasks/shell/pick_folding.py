@@ -61,7 +61,6 @@ class PickFolding(ShellTask):
     Config = PickFoldingConfig
     config: PickFoldingConfig
     folds = True
-    search_defaults = {"gradient": {"expand": False, "lr": 0.1}, "cma": {"population": 10}}
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -120,11 +119,12 @@ class PickFolding(ShellTask):
         }
 
     def metrics(self, state: FEMState) -> dict[str, Tensor]:
-        """crease and bend [deg]: rest angle and angle of the middle row; force [N]; (B,)."""
+        """crease and bend [deg]: rest angle and angle of the middle row; force [N]: the largest
+        so far; (B,)."""
         rest, now = (torch.rad2deg(a) for a in self.angles(state.detach()))
         return {"crease": rest, "bend": now, "force": self.peak_force(state)}
 
-    def success(self, state: FEMState) -> Tensor:
+    def reached(self, state: FEMState) -> Tensor:
         """Whether the middle row is creased by `wanted`, (B,) bool."""
         return self.angles(state.detach())[0] >= self.config.wanted
 

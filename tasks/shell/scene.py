@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...sim.core.colliders import Collider
 from ...sim.core.rotations import rotate
+from ...sim.core.shapes import Plane
 from ...sim.fem import FEMModel, Handle, Solid
 from ...sim.fem.bodies import Body
 from ...sim.fem.contact import ObstacleContact, Surface, SurfaceContact, boundary_triangles
@@ -34,6 +35,8 @@ KINDS = ("sheet", "tip", "block")
 DOWN = (0.0, 1.0, 0.0, 0.0)
 UP = (1.0, 0.0, 0.0, 0.0)
 """Orientations of a fingertip."""
+COLORS = {"sheet": "#f0e2bd", "tip": "#8fb4d8", "block": "#b9772f"}
+"""In pictures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Scene:
         self.handles: list[Handle] = []
         self.parts: list[Part] = []
         self.plates: list[Collider] = []
+        self.faces: dict[str, Tensor] = {}
+        """Surface triangles of each body, in the numbering of all points."""
         self._X: list[Tensor] = []
         self._x: list[Tensor] = []
         self._skins: list[Tensor] = []
@@ -84,7 +89,8 @@ class Scene:
         self.spans[name] = slice(start, start + len(X))
         self._X.append(X)
         self._x.append(x)
-        self._skins.append(torch.as_tensor(skin) + start)
+        self.faces[name] = torch.as_tensor(skin) + start
+        self._skins.append(self.faces[name])
         self._kinds.append(torch.full((len(X),), KINDS.index(kind)))
         return start
 
@@ -158,6 +164,25 @@ class Scene:
     def plate(self, collider: Collider) -> None:
         """A rigid body that rests."""
         self.plates.append(collider)
+
+    def picture(self, x: Tensor) -> Any:
+        """What a renderer draws of positions (N, 3): bodies and plates; planes are left out."""
+        from ...viz import MeshPart, Tool
+        from ...viz import Scene as Picture
+
+        kinds = torch.cat(self._kinds)
+        meshes = []
+        for name, faces in self.faces.items():
+            span, kind = self.spans[name], KINDS[int(kinds[self.spans[name].start])]
+            part = MeshPart(x[span], faces - span.start, COLORS[kind], show_edges=kind == "sheet")
+            part.opacity = 0.6 if kind == "tip" else 1.0
+            meshes.append(part)
+        tools = [
+            Tool(plate.shape, (*plate.position, *plate.orientation), "#c3c9cf", name=plate.name)
+            for plate in self.plates
+            if not isinstance(plate.shape, Plane)
+        ]
+        return Picture(meshes=meshes, tools=tools)
 
     def model(self, touch: Touch, gravity: float = 9.81) -> FEMModel:
         """The model, with contact between all bodies and with plates."""

@@ -122,6 +122,29 @@ def test_seeds():
     assert torch.equal(calm.reset(seed=3).x, calm.reset(seed=4).x)
 
 
+def test_forces_are_a_constraint_on_the_whole_episode():
+    """Squeezed and let go again: the end alone would not tell. `tolerance` takes the goal away."""
+    few = {"settle": 0, "closing_steps": 1, "squeeze": 6e-4, "tolerance": 1.0, "horizon": 2}
+    free = make("shell/lifting-nano", **few)
+    actions = torch.zeros(2, 9)
+    actions[:, 2] = torch.tensor([-0.15, 0.15])
+    with torch.no_grad():
+        states = free.rollout(actions).states
+    now = torch.stack([free.force_now(s) for s in states])[:, 0]
+    peak, end = float(now.max()), float(now[-1])
+    assert float(states[-1].peak) == peak > 1.2 * end > 0
+    assert float(free.metrics(states[-1])["force"]) == peak and bool(free.success(states[-1]))
+    strict = make("shell/lifting-nano", **few, max_force=0.5 * (peak + end))
+    assert bool(strict.reached(states[-1])) and not bool(strict.success(states[-1]))
+    # The squeeze costs where it happens, and the cost begins before the limit.
+    cost = [float(strict.costs(s)["force"]) for s in states]
+    assert cost[1] > 0 == cost[2] and float(free.costs(states[1])["force"]) == 0.0
+    near = make("shell/lifting-nano", **few, max_force=1.05 * peak)
+    assert float(near.costs(states[1])["force"]) > 0 and bool(near.success(states[-1]))
+    with pytest.raises(InputError, match="max_force"):
+        make("shell/lifting-nano", max_force=0.0)
+
+
 @pytest.mark.filterwarnings("ignore:.*infinity.*")  # observations are physical and unbounded
 def test_gymnasium():
     gymnasium = pytest.importorskip("gymnasium")
@@ -173,10 +196,10 @@ def test_full_size_runs(name):
 
 GAINS = {
     "balancing": 0.3,
-    "bouncing": 0.05,
+    "bouncing": 1e-3,
     "card": 0.01,
     "folding-l": 0.1,
-    "folding-u": 0.7,
+    "folding-u": 0.3,
     "following": 0.2,
     "forming": 0.15,
     "lifting": 0.3,
