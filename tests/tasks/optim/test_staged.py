@@ -119,6 +119,19 @@ def test_hybrid_begins_its_gradient_at_the_start_if_no_sample_is_better():
     assert optimizer.result().loss <= first
 
 
+def test_a_task_may_suggest_parts_of_nested_settings():
+    pytest.importorskip("cma")
+
+    class Hinted(Tracking):
+        search_defaults = {"hybrid": {"share": 0.2, "cma": {"population": 6}}}
+
+    config = make_optimizer(
+        Hinted(), "hybrid", budget=Budget(iterations=9), lbfgs={"memory": 3}
+    ).config
+    assert config.share == 0.2 and config.lbfgs.memory == 3
+    assert config.cma == CMAConfig(population=6) and not config.gradient.expand
+
+
 def test_steps_that_gain_nothing_are_taken_back_at_no_cost():
     """No rollout is spent on actions that are known, and the next step is half as long."""
     task = Tracking()
