@@ -41,13 +41,13 @@ RECIPES = {
     "dcdm-2d": (
         lambda g: DCDMNet(2, 64, generator=g),
         DCDMTraining(
-            domains=("empty",), loss="one_step", batch=32, lr=1e-3, seconds=150, replay=0.0
+            domains=("empty",), loss="one_step", batch=32, lr=1e-3, seconds=110, replay=0.0
         ),
     ),
     "linear-2d": (
         lambda g: LinearMultigrid(2, noise=0.005, generator=g),
         DCDMTraining(
-            sizes=(32, 64), domains=("obstacles", "porous"), sides=MIXED, lr=3e-3, seconds=120
+            sizes=(32, 64), domains=("obstacles", "porous"), sides=MIXED, lr=3e-3, seconds=50
         ),
     ),
     "symmetric-2d": (
@@ -58,7 +58,7 @@ RECIPES = {
             sides=MIXED,
             batch=8,
             lr=1e-2,
-            seconds=120,
+            seconds=50,
         ),
     ),
     "symmetric-3d": (
@@ -70,7 +70,7 @@ RECIPES = {
             sides=MIXED,
             batch=4,
             lr=1e-2,
-            seconds=120,
+            seconds=40,
             geometries=24,
         ),
     ),
@@ -233,9 +233,10 @@ def train(name: str, out: Path, seconds: float | None, seed: int) -> None:
         for shape in ("empty", "circle", "two"):
             found = solve(domain(shape, n, dim), source(n, dim), method, 1e-6)
             counts[f"{shape} {n}"] = found.get("iterations", "failed")
+    command = f"python benchmarks/repro_dcdm.py --train {name} --out assets/dcdm"
     story = {
         "name": name,
-        "command": f"python benchmarks/repro_dcdm.py --train {name} --out assets/dcdm",
+        "command": command + ("" if seconds is None else f" --seconds {seconds:g}"),
         "seed": seed,
         "machine": machine(),
         "settings": net.settings,

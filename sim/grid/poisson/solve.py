@@ -94,7 +94,7 @@ class PoissonSystem(FaceSystem):
         super().__init__(
             Stencil(problem.cells, problem.periodic, faces),
             active,
-            "spectral" if method == "fft" else method,
+            method,
             TOLERANCE.get(like.dtype, 1e-6) if tol is None else tol,
             max_iterations,
             axes,

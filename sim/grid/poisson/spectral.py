@@ -126,8 +126,8 @@ def along_axes(x: Tensor, functions: Sequence[Along]) -> Tensor:
 
 
 def _matrix(values: np.ndarray, V: np.ndarray) -> AxisTransform:
-    V = torch.as_tensor(np.ascontiguousarray(V))
-    return AxisTransform(values, lambda x: x @ V.to(x), lambda y: y @ V.T.to(y))
+    basis = torch.as_tensor(np.ascontiguousarray(V))
+    return AxisTransform(values, lambda x: x @ basis.to(x), lambda y: y @ basis.T.to(y))
 
 
 def _hartley(x: Tensor) -> Tensor:

@@ -20,8 +20,15 @@ import torch
 from torch import Tensor
 
 from ...core.errors import InputError, message
-from ...core.factors import Factor, IterativeFactor, LinearResult, Preconditioner, SparseFactor
-from ...core.linalg import AMG, apply_solve, jacobi
+from ...core.factors import (
+    Factor,
+    IterativeFactor,
+    LinearResult,
+    MultigridFactor,
+    Preconditioner,
+    SparseFactor,
+)
+from ...core.linalg import apply_solve, jacobi
 from ...core.linear_map import SparseMatrix, as_operator
 from .cholesky import IncompleteCholesky
 from .cycle import VCycle
@@ -48,10 +55,10 @@ class FaceSystem:
     Args:
         stencil: A, (b, *faces), in float64.
         active: cells that take part, bool (b, *cells); u is 0 in the others, whose faces are closed.
-        method: "spectral", one of SOLVERS, or a function of this system.
+        method: one of SOLVERS, or a function of this system; a label where there are `axes`.
         tol: ‖b − A x‖ / ‖b‖ to reach [-].
         max_iterations: of CG; default 10 n.
-        axes: transforms and scales of the axes, for "spectral".
+        axes: transforms and scales of the axes, which then solve exactly.
     """
 
     def __init__(
@@ -138,15 +145,15 @@ class FaceSystem:
         self.counts = torch.as_tensor(np.maximum(cells, 1), device=place)
 
     def _factor(self, axes: tuple[Sequence[AxisTransform], Sequence[float]] | None) -> Factor:
-        if self.method == "spectral":
-            factor: Factor = SpectralFactor(self.operator, self.cells, *axes, self.tol)
+        if axes is not None:
+            transforms, scales = axes
+            factor: Factor = SpectralFactor(self.operator, self.cells, transforms, scales, self.tol)
         elif self.method in ("direct", "amg"):
             pinned = as_operator(self._pinned(), None)
             if self.method == "direct":
                 factor = SparseFactor(pinned, "spd", self.tol)
             else:
-                both = AMG(tol=self.tol, max_iterations=self.max_iterations).factor(pinned)
-                factor = both.parts[False]
+                factor = MultigridFactor(pinned, "spd", self.tol, self.max_iterations).parts[False]
             factor.operator = self.operator
         else:
             M = self._preconditioner()
