@@ -1,0 +1,290 @@
+"""Data sets of PDE solutions: shards of trajectories, computed in parallel, one file each.
+
+A file gets its name when it is complete, so whatever ends the run, complete files stay and `resume`
+makes the rest. A file depends on the configuration and the seeds of its trajectories alone.
+
+Source: `pde_sets.SETS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...operators.nclaw.data import one_thread
+from ...sim.core.errors import RheogradError
+from ...sim.grid.pdes import Darcy, Side
+from ...sim.io import FieldFile, write_fields, write_whole
+from .configs import UsageError, from_dict, merge, to_dict
+from .devices import require_device
+from .folder import Interrupted, RunFolder
+from .pde_config import PdeConfig
+from .pde_sets import SETS, PdeSet
+
+__all__ = ["check", "generate", "nano", "problem_of", "resume_generation"]
+
+Progress = Callable[[int, int], None]
+
+
+def nano(dataset: str) -> dict[str, Any]:
+    """All of a set in seconds, too small to learn from."""
+    own = SETS[dataset]
+    few = min(own.frames, 4)
+    steps = {"frames": few, "frame_steps": min(own.frame_steps, 5)}
+    sizes = {"trajectories": 5, "validation": 2, "shard": 2, "grid": own.nano, "workers": 1}
+    return sizes | (steps if own.frames > 1 else {})
+
+
+def problem_of(config: PdeConfig) -> tuple[Any, PdeSet]:
+    """The PDE of a configuration, and its set with the sizes that were asked for."""
+    names = ("frames", "frame_steps", "dt")
+    given = {k: v for k in names if (v := getattr(config, k)) is not None}
+    own = SETS[config.dataset]
+    if own.frames == 1 and given:
+        raise UsageError(
+            f"generate: no {', '.join(given)} for {config.dataset}, which is stationary; got "
+            f"{given}. Leave them out."
+        )
+    own = dataclasses.replace(own, **given, cells=config.grid or own.cells)
+    parameters = {}
+    for pair in config.parameters:
+        name, _, value = pair.partition("=")
+        try:
+            parameters[name] = float(value)
+        except ValueError:
+            raise UsageError(
+                f"--parameters: name=value with a number, such as viscosity=1e-4; got {pair!r}. "
+                "Correct it."
+            ) from None
+    try:
+        pde = own.pde(own.grid(own.cells), own.dt, parameters)
+    except TypeError as error:  # an argument that the PDE does not have
+        raise UsageError(
+            f"--parameters: those of {config.dataset}; got {', '.join(parameters)} ({error}). "
+            "See docs/pdes.md."
+        ) from None
+    return pde, own
+
+
+def check(config: PdeConfig) -> None:
+    """Raise before anything is written if the data set cannot be made.
+
+    Raises:
+        UsageError, InputError, StabilityError: numbers, parameters or steps that make no solution.
+    """
+    if not 0 <= config.validation < config.trajectories:
+        raise UsageError(
+            "generate: trajectories ≥ 1, validation in [0, trajectories); got "
+            f"{config.trajectories}, {config.validation}. Correct them."
+        )
+    for name in ("grid", "frames", "frame_steps", "dt", "shard", "workers"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"generate: {name} > 0; got {value}. Correct it.")
+    if config.seed < 0:
+        raise UsageError(f"generate: seed ≥ 0; got {config.seed}. Correct it.")
+    require_device("generate", config.device)
+    pde, own = problem_of(config)
+    u = _inputs(config, pde, own, [0])
+    if isinstance(pde, Darcy):
+        pde.spread(None, u)
+    else:
+        pde.step(pde.initial_state(u))
+
+
+def generate(
+    config: PdeConfig, folder: RunFolder, on_frame: Progress | None = None
+) -> dict[str, Any]:
+    """Compute what the folder does not have yet.
+
+    Args:
+        config: The data set.
+        folder: Where files, metrics and, at the end, metadata.json go.
+        on_frame: Called with (frames done, frames in all), over all trajectories.
+
+    Returns:
+        Summary: trajectories, cells, frames, wall time [s], size [MB].
+
+    Raises:
+        Interrupted: on Ctrl-C; complete files are kept.
+        UsageError, InputError, StateError, StabilityError, StoreError: see the message.
+    """
+    from .parallel import run_jobs
+
+    check(config)
+    began = time.perf_counter()
+    pde, own = problem_of(config)
+    shards = _shards(config)
+    missing = [s for s in shards if not (folder.path / s[0]).is_file()]
+    total = config.trajectories * own.frames
+    before = total - sum(len(s[1]) for s in missing) * own.frames
+
+    def report(frames: int) -> None:
+        if on_frame is not None:
+            on_frame(min(before + frames * config.shard, total), total)
+
+    cores = os.cpu_count() or 1 if config.device == "cpu" else 1
+    try:
+        with folder.metrics() as metrics:
+            rows = run_jobs(
+                partial(_compute, config, folder.path), missing, config.workers or cores, report
+            )
+            with contextlib.closing(rows):
+                for row in rows:
+                    metrics.add(**row)
+    except KeyboardInterrupt:
+        done = sum((folder.path / s[0]).is_file() for s in shards)
+        raise Interrupted(
+            f"generate: stopped with {done} of {len(shards)} files, which are in {folder.path}. "
+            f"Continue with `rheograd generate --resume {folder.path}`."
+        ) from None
+    if on_frame is not None:
+        on_frame(total, total)
+    metadata = _describe(config, folder.path, shards, pde, own)
+    write_whole(folder.path / "metadata.json", json.dumps(metadata, indent=1) + "\n")
+    return {
+        "trajectories": config.trajectories,
+        "computed now": sum(len(s[1]) for s in missing),
+        "cells": " × ".join(map(str, pde.grid.cells)),
+        "frames": own.frames,
+        "wall time [s]": time.perf_counter() - began,
+        "size [MB]": sum((folder.path / s[0]).stat().st_size for s in shards) / 1e6,
+    }
+
+
+def resume_generation(
+    folder: RunFolder, on_frame: Progress | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Make the files that an interrupted or killed run has left.
+
+    Args:
+        folder: Folder of the run.
+        on_frame: As in `generate`.
+        changes: Only `workers`; all else would make other data.
+    """
+    others = sorted(set(changes) - {"workers"})
+    if others:
+        raise UsageError(
+            f"generate --resume: no options but --workers; got {', '.join(others)}. Start a new run "
+            "with --config RUN/config.toml and these options."
+        )
+    data = merge(folder.config, changes)
+    return generate(from_dict(PdeConfig, data, str(folder.path)), folder, on_frame)
+
+
+def _shards(config: PdeConfig) -> list[tuple[str, list[int]]]:
+    """(file, trajectories) of every shard; none crosses the split."""
+    cut, out = config.trajectories - config.validation, []
+    for part, first, end in (("train", 0, cut), ("validation", cut, config.trajectories)):
+        for k, start in enumerate(range(first, end, config.shard)):
+            out.append((f"{part}-{k:04d}.h5", list(range(start, min(start + config.shard, end)))))
+    return out
+
+
+def _inputs(config: PdeConfig, pde: Any, own: PdeSet, indices: Sequence[int]) -> torch.Tensor:
+    seeds = [torch.Generator().manual_seed(config.seed + k) for k in indices]
+    u = torch.cat([own.sample(pde.grid, generator) for generator in seeds])
+    return u.to(dtype=getattr(torch, config.precision), device=config.device)
+
+
+@torch.no_grad()
+def _compute(
+    config: PdeConfig, folder: Path, job: tuple[str, list[int]], advance: Callable[[], None]
+) -> dict[str, Any]:
+    """One file."""
+    began, (name, indices) = time.perf_counter(), job
+    pde, own = problem_of(config)
+    u, grid = _inputs(config, pde, own, indices), pde.grid
+    constant, frames = {}, []
+    try:
+        with one_thread():
+            if isinstance(pde, Darcy):
+                constant[own.input] = u
+                frames.append(pde.solve(u).cpu())
+                advance()
+            else:
+                state = pde.initial_state(u)
+                prepared = pde.prepare(None, state)
+                for frame in range(own.frames):
+                    for _ in range(own.frame_steps if frame else 0):
+                        state = pde.step(state, None, prepared)
+                    frames.append(state.u.cpu())
+                    advance()
+    except RheogradError as error:
+        error.args = (f"{error} This happened in {name}; complete files are in {folder}.",)
+        raise
+    stack = torch.stack(frames, 1)
+    vector = len(pde.channels) == grid.dim > 1 and pde.channels[0].endswith("_x")
+    split = {pde.channels[0][:-2]: stack} if vector else {
+        channel: stack[:, :, c : c + 1] for c, channel in enumerate(pde.channels)
+    }  # fmt: skip
+    like = torch.zeros((), dtype=torch.float64)
+    points = grid.points(like)
+    axes = {
+        axis: points.movedim(-1, 0)[a].movedim(a, 0).reshape(n, -1)[:, 0]
+        for a, (axis, n) in enumerate(zip(grid.axes, grid.cells, strict=True))
+    }
+    write_fields(
+        folder / name, split, coordinates=axes, constant=constant,
+        times=[frame * own.frame_steps * own.dt for frame in range(own.frames)],
+        sides={side: _word(wall) for side, wall in grid.walls.items()},
+        scalars={"seed": torch.tensor([config.seed + k for k in indices])},
+        config=_physics(config, pde, own), dataset_name=config.dataset,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    return {"file": name, "trajectories": len(indices), "seconds": seconds}
+
+
+def _word(side: Side) -> str:
+    return f"{side.alpha:g} u + {side.beta:g} k du/dn = {side.gamma:g}"
+
+
+def _physics(config: PdeConfig, pde: Any, own: PdeSet) -> dict[str, Any]:
+    numbers = {k: v for k, v in pde.default_params().items() if isinstance(v, (int, float))}
+    return {
+        **numbers,
+        "equation": pde.name,
+        "dt": own.dt,
+        "frame_steps": own.frame_steps,
+        "precision": config.precision,
+        "lengths": list(pde.grid.lengths),
+        "origin": list(pde.grid.origin),
+    }
+
+
+def _describe(
+    config: PdeConfig, folder: Path, shards: Sequence[tuple[str, list[int]]], pde: Any, own: PdeSet
+) -> dict[str, Any]:
+    """What metadata.json says: physics, split, scales of the training part."""
+    train = [name for name, _ in shards if name.startswith("train")]
+    first = FieldFile(folder / train[0])
+    statistics = {}
+    for name in first.names:
+        count, total, square = 0, 0.0, 0.0
+        for file in train:
+            value = FieldFile(folder / file).read(name).double()
+            count += value.numel()
+            total, square = total + float(value.sum()), square + float(value.square().sum())
+        mean = total / count
+        statistics[name] = {"mean": mean, "std": math.sqrt(max(square / count - mean**2, 0.0))}
+    return {
+        "dataset": config.dataset,
+        **_physics(config, pde, own),
+        "cells": list(pde.grid.cells),
+        "sequence_length": own.frames,
+        "generate": to_dict(config),
+        "train": train,
+        "validation": [name for name, _ in shards if name.startswith("validation")],
+        "fields": first.names,
+        "statistics": statistics,
+    }

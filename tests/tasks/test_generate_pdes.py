@@ -1,0 +1,147 @@
+"""Generated data sets of PDEs: what they hold, repeatability, interruption, what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from rheograd.sim.core.errors import StabilityError
+from rheograd.sim.io import FieldFile, load_fields
+from rheograd.tasks.cli import run
+from rheograd.tasks.runs import pde_generation
+from rheograd.tasks.runs.configs import from_dict, to_dict
+from rheograd.tasks.runs.folder import Interrupted, RunFolder
+from rheograd.tasks.runs.pde_config import PdeConfig
+from rheograd.tasks.runs.pde_sets import SETS
+
+
+def config_of(name, **changes):
+    return from_dict(PdeConfig, {"dataset": name, **pde_generation.nano(name), **changes})
+
+
+def make(path, name, on_frame=None, **changes):
+    config = config_of(name, **changes)
+    folder = RunFolder(path, "generate", to_dict(config))
+    pde_generation.generate(config, folder, on_frame)
+    return path
+
+
+def content(path):
+    with h5py.File(path) as file:
+        found = {}
+        file.visititems(
+            lambda n, x: found.update({n: x[()].tobytes()} if isinstance(x, h5py.Dataset) else {})
+        )
+    return found
+
+
+def same(a, b):
+    names = sorted(p.name for p in a.glob("*.h5"))
+    assert names and names == sorted(p.name for p in b.glob("*.h5"))
+    assert all(content(a / n) == content(b / n) for n in names)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_frames_are_steps_of_the_solver_from_seeded_inputs(name, tmp_path):
+    folder = make(tmp_path / "set", name, precision="float64")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert metadata["train"] == ["train-0000.h5", "train-0001.h5"]
+    assert metadata["validation"] == ["validation-0000.h5"]
+    pde, own = pde_generation.problem_of(config_of(name))
+    file = FieldFile(folder / metadata["train"][1])  # trajectory 2, alone in its file
+    assert file.n_trajectories == 1 and file.scalars["seed"].tolist() == [2]
+    u = own.sample(pde.grid, torch.Generator().manual_seed(2))
+    if own.frames == 1:
+        a, p = file.read("permeability"), file.read("u")[:, 0]
+        assert torch.equal(a, u) and float(pde.residual(a, p).abs().max()) < 1e-8
+    else:
+        frames = torch.cat([file.read(n) for n in file.names], 2)
+        state = pde.initial_state(u)
+        for k in range(own.frames):
+            for _ in range(own.frame_steps if k else 0):
+                state = pde.step(state)
+            np.testing.assert_allclose(frames[:, k], state.u, rtol=1e-12, atol=1e-14)
+        assert file.times.tolist() == pytest.approx(
+            [k * own.frame_steps * own.dt for k in range(own.frames)]
+        )
+    for n in metadata["fields"]:
+        (values,) = load_fields(folder, [n])
+        assert values.shape[0] == 3
+        assert metadata["statistics"][n]["mean"] == pytest.approx(float(values.mean()), abs=1e-12)
+        assert metadata["statistics"][n]["std"] == pytest.approx(float(values.std(correction=0)))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_full_sizes_can_be_made(name):
+    config = from_dict(PdeConfig, {"dataset": name})
+    pde, own = pde_generation.problem_of(config)
+    assert own.cells % own.nano == 0 and pde.grid.cells[0] == own.cells
+    if name != "pde/navier-stokes-3d":  # a step of it takes a second
+        pde_generation.check(config)
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same_files(tmp_path):
+    whole = make(tmp_path / "whole", "pde/burgers-walls")
+
+    def stop(done, total):
+        assert total == 5 * 4
+        if done >= 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="1 of 3 files.*--resume"):
+        make(tmp_path / "a", "pde/burgers-walls", stop)
+    assert sorted(p.name for p in (tmp_path / "a").glob("*.h5*")) == ["train-0000.h5"]
+    assert run(["generate", "--resume", str(tmp_path / "a")]) == 0
+    same(whole, tmp_path / "a")
+    assert (whole / "metadata.json").read_text() == (tmp_path / "a/metadata.json").read_text()
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_files(tmp_path):
+    one = make(tmp_path / "one", "pde/darcy")
+    same(one, make(tmp_path / "two", "pde/darcy", workers=2))
+
+
+def test_the_command_line_takes_parameters_and_presets(tmp_path, capsys):
+    words = ["generate", "pde/burgers", "--preset", "nano", "--parameters", "viscosity=0.5",
+             "--trajectories", "2", "--validation", "1", "--out", str(tmp_path / "set")]  # fmt: skip
+    assert run(words) == 0
+    metadata = json.loads((tmp_path / "set/metadata.json").read_text())
+    assert metadata["viscosity"] == 0.5 and metadata["equation"] == "Burgers"
+    again = [
+        "generate",
+        "--config",
+        str(tmp_path / "set/config.toml"),
+        "--out",
+        str(tmp_path / "b"),
+    ]
+    assert run(again) == 0
+    same(tmp_path / "set", tmp_path / "b")
+    (u,) = load_fields(tmp_path / "set", ["u"], "validation")
+    assert u.shape == (1, 4, 1, 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["pde/burgers", "--particles", "8"], "'particles'"),
+        (["jelly", "--parameters", "viscosity=1"], "'parameters'"),
+        (["pde/burgers", "--parameters", "nu=1"], "those of pde/burgers; got nu"),
+        (["pde/burgers", "--parameters", "viscosity"], "name=value"),
+        (["pde/darcy", "--frames", "3"], "stationary"),
+        (["pde/burgers", "--validation", "1200"], "validation in"),
+        (["pde/burgers", "--shard", "0"], "shard > 0"),
+    ],
+)
+def test_what_is_refused(words, text, tmp_path, capsys):
+    assert run(["generate", *words, "--out", str(tmp_path / "set")]) != 0
+    assert text in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "set").exists()
+
+
+def test_steps_that_are_too_long_are_refused_before_anything_is_written():
+    with pytest.raises(StabilityError, match="dt <="):
+        pde_generation.check(config_of("pde/burgers", dt=1.0))
