@@ -63,6 +63,8 @@ class StepResidual:
         """Root (B, F, 3), r there, and what the contacts know of it."""
         self.at: _Bound | None = None
         self._product: tuple[Tensor, Tensor] | None = None
+        self.binding = False
+        """Whether `vjp_x` is asked for nothing but to `bind`."""
 
     def join(self, x: Tensor, driven: Tensor) -> Tensor:
         """All points (B, N, 3) from the free and the driven ones."""
@@ -111,12 +113,13 @@ class StepResidual:
         tensors, rebuild = flatten(theta)
         for name in self.wanted:
             tensors[name] = tensors[name].detach().requires_grad_()
-        known = self.root[2] if self.root is not None and self._is_root(x) else ()
+        known = self.root[2] if self.root is not None and self._is_root(x) else []
         with torch.enable_grad():
             potential = self.potential(rebuild(tensors), known)
         y = self.join(x, theta["driven"]).detach()
         with torch.no_grad():
-            potential.update(y, y)
+            if None in known or not known:
+                potential.update(y, y)
             blocks = potential.blocks(y, project=False)
         self.at = _Bound(x, y, tensors, potential, blocks)
         return self.at
@@ -127,6 +130,8 @@ class StepResidual:
             if self._product is not None and torch.equal(u, self._product[0]):
                 return self._product[1]
             at = self.bind(x, theta)
+            if self.binding:
+                return u
             if at.factor is not None:
                 product = at.factor.product(u.flatten(1)).view_as(u)
             else:
@@ -208,7 +213,11 @@ class _HessianFactor(Factor):
 
     def _solve(self, b, x0, transpose, tol):
         residual = self.residual
-        self.operator.rmatvec(b)  # binds the residual to its root
+        residual.binding = True
+        try:
+            self.operator.rmatvec(b)
+        finally:
+            residual.binding = False
         factor = residual.factor()
         x = factor.solve(b)
         if residual.linear != "cg":  # one refinement: contact makes H ill-conditioned
