@@ -140,7 +140,7 @@ def cost(name: str, m: int, steps: int) -> tuple[dict[str, Any], Any, SolverFEM]
     solver = SolverFEM(model, FEMConfig(dt=5e-3))
     state = model.initial_state(x=x)
     down = torch.zeros(1, len(model.handles), 6, dtype=torch.float64)
-    down[0, tool, 2] = -0.1
+    down[0, tool, 2] = -0.05
     down = down.requires_grad_()
     prepared = solver.prepare(None, state)
     with torch.no_grad():
