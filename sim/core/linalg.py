@@ -33,6 +33,7 @@ from .linear_map import LinearMap, SparseMatrix, as_map, as_operator, vjp
 __all__ = [
     "AMG",
     "CG",
+    "FCG",
     "GMRES",
     "DenseDirect",
     "DirectSparse",
@@ -96,6 +97,36 @@ class CG(LinearSolver):
             self.preconditioner,
             check=self.check,
             null_space=self.null_space,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class FCG(LinearSolver):
+    """Flexible conjugate gradients for symmetric positive definite A, batched, with any preconditioner.
+
+    It may vary, be nonsymmetric or a network: each direction is made A-orthogonal to the last ones and
+    followed by an exact line search, so the error in the norm of A never grows.
+
+    Source: Notay 2000; Kaneda et al. 2023.
+    """
+
+    tol: float | None = None
+    """‖b − A x‖ / ‖b‖ to reach [-]; default 1e-10 in float64, 1e-5 in float32."""
+    max_iterations: int | None = None
+    """Default 10 n."""
+    preconditioner: Preconditioner | Factor | None = None
+    """v ↦ q on (B, n), of any kind; or the factor of a nearby matrix."""
+    history: int | None = 2
+    """Directions kept; 2 are enough for a symmetric linear preconditioner. None: all, 0: none."""
+
+    def factor(self, A: Any, *, like: Tensor | None = None) -> Factor:
+        return IterativeFactor(
+            "FCG",
+            as_operator(A, like),
+            self.tol,
+            self.max_iterations,
+            self.preconditioner,
+            history=self.history,
         )
 
 

@@ -11,6 +11,7 @@ from rheograd.sim.core.errors import ConvergenceError, InputError
 from rheograd.sim.core.linalg import (
     AMG,
     CG,
+    FCG,
     GMRES,
     DenseDirect,
     DirectSparse,
@@ -46,6 +47,8 @@ def laplacian(n):
 CASES = [
     (CG(), spd()),
     (CG(preconditioner=jacobi(spd().diagonal())), spd()),
+    (FCG(preconditioner=jacobi(spd().diagonal())), spd()),
+    (FCG(history=None, preconditioner=lambda v: v + 0.3 * v.roll(1, -1)), spd()),
     (GMRES(), general()),
     (GMRES(restart=7), general()),
     (GMRES(preconditioner=jacobi(general().diagonal())), general()),
