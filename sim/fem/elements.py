@@ -146,15 +146,17 @@ class Simplices(Element):
             F = self.deformation(x)
             C = sum(law.tangent(F, c) for law, c in self._laws(F))
             C = project_psd(C) if project else C
-            k, d = self.shape.shape[-2:]
-            eye = torch.eye(3, dtype=x.dtype, device=x.device)
-            # dF_iK = Σ_a G_aK dx_ai as a matrix (3 d, 3 k)
-            G = self.shape.mT
-            dF = eye[:, None, None, :] * G[..., None, :, :, None]
-            dF = dF.reshape(*G.shape[:-2], 3 * d, 3 * k)
-            moved = self.weight[..., None, None] * C @ dF
-            blocks = dF.flatten(2, 3).mT @ moved.flatten(2, 3)
+            moved = (self.weight[..., None, None] * C) @ self._motion
+            blocks = self._motion.flatten(2, 3).mT @ moved.flatten(2, 3)
         return self.rows(x), blocks.flatten(0, 1)
+
+    @functools.cached_property
+    def _motion(self) -> Tensor:
+        """dF_iK = Σ_a G_aK dx_ai as matrices (1 or B, S, Q, 3 d, 3 k), without graph."""
+        G = self.shape.detach().mT
+        eye = torch.eye(3, dtype=G.dtype, device=G.device)
+        dF = eye[:, None, None, :] * G[..., None, :, :, None]
+        return dF.reshape(*G.shape[:-2], 3 * G.shape[-2], 3 * G.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
