@@ -18,7 +18,7 @@ INITS = ("vp", "kaiming", "fno")
 
 
 def mode_std(
-    modes: int, inputs: int, outputs: int, cells: Sequence[int], init: str = "vp"
+    modes: int, inputs: int, outputs: int, cells: Sequence[int], init: str = "kaiming"
 ) -> float:
     """Standard deviation s of the channel matrices W_k (inputs, outputs) of the kept modes k:
 
@@ -106,15 +106,14 @@ class T1Layer(nn.Module):
         cells: grid that "vp" is for.
         init: of the channel matrices, see `mode_std`.
         mode_set: "box", or "ball", see `ball`.
-        rank: W_k = Σ_r g_kr U_r with so many matrices U; None for one matrix per mode.
         generator: source of the weights.
 
     Source: Poli et al. 2022 (Transform once), §4 and released code.
     """
 
     def __init__(
-        self, channels: int, bases: Sequence[Basis1D], cells: Sequence[int], init: str = "vp",
-        mode_set: str = "box", rank: int | None = None, generator: torch.Generator | None = None,
+        self, channels: int, bases: Sequence[Basis1D], cells: Sequence[int], init: str = "kaiming",
+        mode_set: str = "box", generator: torch.Generator | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         m = tuple(basis.m for basis in bases)
@@ -129,17 +128,9 @@ class T1Layer(nn.Module):
             self.register_buffer("place", place, persistent=False)
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
-        if rank is None:
-            weight = torch.empty(modes, channels, channels)
-            std = mode_std(modes, channels, channels, cells, init)
-            self.weight = nn.Parameter(weight.normal_(0, std, generator=generator))
-            self.gains = None
-        else:
-            # gains of variance 1/rank: W_k has the variance that it has with one matrix per mode
-            std = mode_std(modes, channels, channels, cells, init)
-            weight = torch.empty(rank, channels, channels).normal_(0, std, generator=generator)
-            gains = torch.empty(modes, rank).normal_(0, rank**-0.5, generator=generator)
-            self.weight, self.gains = nn.Parameter(weight), nn.Parameter(gains)
+        weight = torch.empty(modes, channels, channels)
+        std = mode_std(modes, channels, channels, cells, init)
+        self.weight = nn.Parameter(weight.normal_(0, std, generator=generator))
         self.mixing = ModeMixing(channels, m, generator)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -157,10 +148,7 @@ class T1Layer(nn.Module):
         rows = rows.reshape(-1, *shape[-2:])
         if self.index is not None:
             rows = rows.index_select(0, self.index)
-        weight = self.weight
-        if self.gains is not None:
-            weight = (self.gains @ weight.flatten(1)).view(-1, *weight.shape[1:])
-        rows = F.gelu(torch.bmm(rows, weight))
+        rows = F.gelu(torch.bmm(rows, self.weight))
         if self.index is not None:
             rows = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])]).index_select(0, self.place)
         back = [order.index(axis) for axis in range(z.ndim)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...sim.core.errors import InputError, message
 from ..layers.grid import OFFSETS, GridOperator, cell_positions
@@ -44,15 +45,11 @@ class T1Config:
     """Width w."""
     n_layers: int = 4
     """Layers on coefficients."""
-    init: str = "vp"
-    """Channel matrices: vp, kaiming or fno, see `mode_std`."""
+    init: str = "kaiming"
+    """Channel matrices: kaiming, vp or fno, see `mode_std`. The paper's vp keeps the variance of white
+    fields; the modes that are kept then grow by (N/M)^½ a layer."""
     mode_set: str = "box"
     """Modes kept in a block: all ("box"), or those of a "ball", see `ball`."""
-    rank: int | None = None
-    """Number of matrices that the channel matrices of all modes are made of; None: one per mode."""
-    whiten: float | None = None
-    """Divide coefficients by σ_k + whiten · max σ, σ_k the standard deviation of mode k over the training
-    data (`fit_scales`); None: one scale for all."""
     sampling: str = "cells"
     """Samples stand at "cells" (j + ½)/n, or at "points" j/n where all axes are periodic."""
 
@@ -75,8 +72,6 @@ class T1Config:
             check(getattr(self, name) >= 1, f"{name} >= 1", getattr(self, name))
         check(self.init in INITS, f"init {', '.join(INITS)}", self.init)
         check(self.mode_set in ("box", "ball"), "mode_set box or ball", self.mode_set)
-        check(self.rank is None or self.rank >= 1, "rank >= 1 or None", self.rank)
-        check(self.whiten is None or self.whiten > 0, "whiten > 0 or None", self.whiten)
         check(self.sampling in OFFSETS, "sampling cells or points", self.sampling)
 
     def _check(self, fine: bool, expected: str, got: Any) -> None:
@@ -109,11 +104,8 @@ class CoefficientOperator(GridOperator):
         # Subtracting a mean from what vanishes at a wall would leave a jump there.
         self.center_input = "dirichlet" not in c.input_boundary
         self.center_output = "dirichlet" not in c.boundary
-        # Coefficients of the size that the orthonormal transform on `cells` would give; fields of unit
-        # variance have coefficients of variance 1 in the mean, which activations and steps expect.
-        scale = math.sqrt(math.prod(c.cells))
-        self.register_buffer("input_gain", torch.full((c.in_channels, *c.n_modes), scale))
-        self.register_buffer("output_gain", torch.full((c.out_channels, *c.n_modes), 1 / scale))
+        # Fields of unit variance within the modes have scaled coefficients of mean square 1, on any grid.
+        self.scale = math.sqrt(math.prod(c.n_modes))
 
     def network(self, c: Tensor) -> Tensor:
         """Scaled coefficients (B, C, *m) → (B, C_out, *m)."""
@@ -121,7 +113,7 @@ class CoefficientOperator(GridOperator):
 
     def predict(self, c: Tensor) -> Tensor:
         """Coefficients of normalized inputs (B, C, *m) → of normalized outputs (B, C_out, *m)."""
-        return self.network(c * self.input_gain) * self.output_gain
+        return self.network(c * self.scale) / self.scale
 
     def field(self, x: Tensor, cells: Sequence[int] | None = None) -> Tensor:
         """Normalized fields (B, C, *cells) → (B, C_out, *cells)."""
@@ -141,21 +133,6 @@ class CoefficientOperator(GridOperator):
         self.check(x)
         y = self.field((x - self.input_mean) / self.input_std, cells)
         return y * self.output_std + self.output_mean
-
-    def fit_scales(self, x: Tensor, y: Tensor) -> None:
-        super().fit_scales(x, y)
-        floor = self.config.whiten
-        if floor is None:
-            return
-        rows = self.training_data(x, y)
-        for values, gain, power in (
-            (rows["x"], self.input_gain, -1), (rows["y"], self.output_gain, 1),
-        ):  # fmt: skip
-            spread = values.square().mean(0).sqrt()
-            top = spread.flatten(1).amax(1).view(-1, *[1] * self.dim)
-            size = (spread + floor * top).clamp(min=1e-12)
-            # the mean square of what the network sees stays 1
-            gain.copy_((size / (spread / size).square().mean().sqrt().reciprocal()) ** power)
 
     def training_data(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Coefficients of inputs and targets, the energy of the targets' tails, and their norms.
@@ -184,7 +161,7 @@ class CoefficientOperator(GridOperator):
 class T1(CoefficientOperator):
     """Transform once: coefficients, lifted with those of the positions to w channels, `n_layers` times
 
-        z ← z + mix(σ(W_k z_k)),    then    Y_k = sin(z_k F₁) F₂    for every mode k.
+        z ← z + mix(σ(W_k z_k)),    then    Y_k = σ(z_k F₁) F₂    for every mode k, σ = GELU.
 
     The lift is affine in every cell, so it acts on coefficients just as well; what it adds for positions
     and bias is taken once, on `config.cells`. The result does not depend on the grid but through how
@@ -195,8 +172,9 @@ class T1(CoefficientOperator):
         generator: source of the weights; default torch's global one.
 
     Source: Poli et al. 2022, "Transform Once: Efficient Operator Learning in Frequency Domain"
-    (arXiv 2211.14453), §4 and released code; bases other than the DCT, function-space scaling,
-    transformed lift and mode sets are ours.
+    (arXiv 2211.14453), §4 and released code. Ours: bases other than the DCT, function-space scaling,
+    the transformed lift, mode sets, and a head of ordinary size (there: a sine whose weights start
+    at 1e-8, which trains only where coefficients happen to have the right size).
     """
 
     def __init__(self, config: T1Config, *, generator: torch.Generator | None = None) -> None:
@@ -205,14 +183,13 @@ class T1(CoefficientOperator):
         self.layers = nn.ModuleList(
             T1Layer(
                 config.hidden_channels, self.input_bases, config.cells, config.init, config.mode_set,
-                config.rank, generator,
+                generator,
             )
             for _ in range(config.n_layers)
         )  # fmt: skip
-        # Tiny, so that the sine starts where it is linear: the first layers are large.
         w = config.hidden_channels
-        self.head = nn.Parameter(1e-8 * torch.randn(128, w, generator=generator))
-        self.out = nn.Parameter(1e-8 * torch.randn(config.out_channels, 128, generator=generator))
+        self.head = nn.Parameter(0.3 * w**-0.5 * torch.randn(128, w, generator=generator))
+        self.out = nn.Parameter(torch.zeros(config.out_channels, 128))
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> T1:
@@ -225,7 +202,7 @@ class T1(CoefficientOperator):
         for layer in self.layers:
             z = layer(z)
         shape = z.shape[1:]
-        y = self.out @ torch.sin(self.head @ z.flatten(1))
+        y = self.out @ F.gelu(self.head @ z.flatten(1))
         return unpack(y.view(-1, *shape))
 
 
@@ -253,7 +230,7 @@ class _Lift(nn.Module):
             indexing="ij",
         )
         known = torch.stack([*positions, torch.ones_like(positions[0])])[None]
-        known = model.analysis.analyze(known)[0] * math.sqrt(math.prod(config.cells))
+        known = model.analysis.analyze(known)[0] * model.scale
         self.register_buffer("known", known.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, c: Tensor) -> Tensor:

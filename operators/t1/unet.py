@@ -112,8 +112,7 @@ class T1U(CoefficientOperator):
         self.lift = _Lift(self, width, generator)
         self.layers = nn.ModuleList(
             T1Layer(
-                width, self.input_bases, config.cells, config.init, config.mode_set, config.rank,
-                generator,
+                width, self.input_bases, config.cells, config.init, config.mode_set, generator,
             )
             for _ in range(config.n_layers)
         )  # fmt: skip
