@@ -6,8 +6,31 @@ Spatial-temporal Decomposition", ICML, arXiv 2302.10255.
 
 from __future__ import annotations
 
+from .control import FittedForcing, fit_forcing, fourier_waves, shedding_frequency
 from .groups import Group
+from .pool import EnvPool
+from .residuals import MacStreamPressure, PdeResidual, PhysicsResidual
 from .solver import StaggerSolver
 from .split import SpaceSplit, TimeSplit
+from .train import PhysicsTraining, train_physics
+from .weights import load_solver, save_solver, solver_names
 
-__all__ = ["Group", "SpaceSplit", "StaggerSolver", "TimeSplit"]
+__all__ = [
+    "EnvPool",
+    "FittedForcing",
+    "Group",
+    "MacStreamPressure",
+    "PdeResidual",
+    "PhysicsResidual",
+    "PhysicsTraining",
+    "SpaceSplit",
+    "StaggerSolver",
+    "TimeSplit",
+    "fit_forcing",
+    "fourier_waves",
+    "load_solver",
+    "save_solver",
+    "shedding_frequency",
+    "solver_names",
+    "train_physics",
+]

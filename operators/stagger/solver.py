@@ -40,6 +40,7 @@ class StaggerSolver(nn.Module):
         dt: fine step [s], that of the residual.
         sigma: size of the state, number or (C,); networks see u / sigma.
         scale: size of ∂u/∂t, number or (C,).
+        context_sigma: size of the context, number or (K,).
         share: one set of weights for all sub-solvers, which then see their shift o/s as channels.
         drop: "stack": probability that training hides a sub-field; then subsets can run alone here too.
         periodic: whether the box is; else the halo repeats the last cells at its sides.
@@ -65,6 +66,7 @@ class StaggerSolver(nn.Module):
         context: int = 0,
         sigma: float | Sequence[float] = 1.0,
         scale: float | Sequence[float] = 1.0,
+        context_sigma: float | Sequence[float] = 1.0,
         share: bool = False,
         drop: float = 0.0,
         periodic: bool = True,
@@ -100,12 +102,13 @@ class StaggerSolver(nn.Module):
         self.nets = Group(
             [damp_last(backbone_factory(inputs, outputs)) for _ in range(count)], execution
         )
-        shape = (channels, *[1] * D)
-        for name, value in (("sigma", sigma), ("scale", scale)):
+        sizes = {"sigma": sigma, "scale": scale, "context_sigma": context_sigma}
+        for name, value in sizes.items():
+            n = context if name == "context_sigma" else channels
             numbers = torch.as_tensor(value, dtype=torch.get_default_dtype()).reshape(-1)
-            fine = len(numbers) in (1, channels) and bool((numbers > 0).all())
-            self._require(fine, f"{name} > 0, a number or {channels}", str(value))
-            self.register_buffer(name, numbers.expand(channels).reshape(shape).clone())
+            fine = len(numbers) in (1, n) and bool((numbers > 0).all())
+            self._require(fine, f"{name} > 0, a number or {n}", str(value))
+            self.register_buffer(name, numbers.expand(n).reshape(n, *[1] * D).clone())
         shifts = [[i / f for i, f in zip(o, split.s, strict=True)] for o in split.offsets]
         self.register_buffer("shifts", torch.tensor(shifts), persistent=False)
         steps = torch.arange(1, tsplit.s_T + 1.0)
@@ -151,7 +154,7 @@ class StaggerSolver(nn.Module):
         G, B, W = parts.shape[:3]
         x = parts / self.sigma
         if beside is not None:
-            around = beside[:, :, None].expand(G, B, W, *beside.shape[2:])
+            around = (beside / self.context_sigma)[:, :, None].expand(G, B, W, *beside.shape[2:])
             x = torch.cat([x, around], 3)
         x = x.flatten(1, 2)  # (G, B·W, C + K, *coarse)
         if self.coupling == "stack":
