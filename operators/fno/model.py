@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -132,19 +131,16 @@ class FNO(GridOperator):
     Source: Li et al. 2021 (Fourier neural operator); the order of the layer is that of neuraloperator.
     """
 
+    config_type = FNOConfig
+
     def __init__(self, config: FNOConfig, *, generator: torch.Generator | None = None) -> None:
-        super().__init__(config, len(config.n_modes))
+        super().__init__(config)
         h = config.hidden_channels
         self.lift = _Perceptron(config.in_channels + self.dim, 2 * h, h, generator)
         self.layers = nn.ModuleList(
             _Layer(config, i + 1 == config.n_layers, generator) for i in range(config.n_layers)
         )
         self.project = _Perceptron(h, 2 * h, config.out_channels, generator)
-
-    @classmethod
-    def from_config(cls, values: Mapping[str, Any]) -> FNO:
-        """From what `description` gave."""
-        return cls(FNOConfig(**values))
 
     def field(self, x: Tensor) -> Tensor:
         """Normalized fields (B, C, *cells) → (B, C_out, *cells)."""

@@ -44,14 +44,17 @@ class GridOperator(nn.Module):
 
     Args:
         config: frozen dataclass of JSON values with `in_channels` and `out_channels`.
-        dim: number of grid axes D.
+        dim: number of grid axes D; default one for each of `config.n_modes`.
     """
 
     center_input = center_output = True
     """Whether means are subtracted; not where functions vanish at a wall."""
+    config_type: type
+    """Class of the configuration, set by subclasses."""
 
-    def __init__(self, config: Any, dim: int) -> None:
+    def __init__(self, config: Any, dim: int | None = None) -> None:
         super().__init__()
+        dim = len(config.n_modes) if dim is None else dim
         self.config, self.dim = config, dim
         for side, channels in (("input", config.in_channels), ("output", config.out_channels)):
             shape = (channels, *[1] * dim)
@@ -124,6 +127,11 @@ class GridOperator(nn.Module):
             batch: rows of what `training_data` gave.
         """
         return relative_l2(self(batch["x"]), batch["y"])
+
+    @classmethod
+    def from_config(cls, values: Mapping[str, Any]) -> GridOperator:
+        """A new operator from the fields of its configuration."""
+        return cls(cls.config_type(**values))
 
     def description(self) -> dict[str, Any]:
         """Class and configuration, as JSON values."""

@@ -91,7 +91,7 @@ class CoefficientOperator(GridOperator):
     """
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config, len(config.n_modes))
+        super().__init__(config)
         c = config
 
         def bases(boundaries: Sequence[str]) -> list[Basis1D]:
@@ -177,6 +177,8 @@ class T1(CoefficientOperator):
     at 1e-8, which trains only where coefficients happen to have the right size).
     """
 
+    config_type = T1Config
+
     def __init__(self, config: T1Config, *, generator: torch.Generator | None = None) -> None:
         super().__init__(config)
         self.lift = _Lift(self, config.hidden_channels, generator)
@@ -190,11 +192,6 @@ class T1(CoefficientOperator):
         w = config.hidden_channels
         self.head = nn.Parameter(0.3 * w**-0.5 * torch.randn(128, w, generator=generator))
         self.out = nn.Parameter(torch.zeros(config.out_channels, 128))
-
-    @classmethod
-    def from_config(cls, values: Mapping[str, Any]) -> T1:
-        """From what `description` gave."""
-        return cls(T1Config(**values))
 
     def network(self, c: Tensor) -> Tensor:
         """Scaled coefficients (B, C, *m) → (B, C_out, *m)."""

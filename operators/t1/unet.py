@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +104,8 @@ class T1U(CoefficientOperator):
     without normalization, which would hide amplitudes.
     """
 
+    config_type = T1UConfig
+
     def __init__(self, config: T1UConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__(config)
         width = config.in_channels + self.dim
@@ -119,11 +119,6 @@ class T1U(CoefficientOperator):
         self.unet = UNet(
             self.dim, width, config.out_channels, config.hidden_channels, config.levels, generator
         )
-
-    @classmethod
-    def from_config(cls, values: Mapping[str, Any]) -> T1U:
-        """From what `description` gave."""
-        return cls(T1UConfig(**values))
 
     def network(self, c: Tensor) -> Tensor:
         """Scaled coefficients (B, C, *m) → (B, C_out, *m)."""
