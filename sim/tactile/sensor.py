@@ -218,7 +218,11 @@ class GelSensor:
                 motion = turned.flatten(-2)
         else:
             motion = torch.zeros_like(mount[:, :6])
-        others = x.new_zeros(len(x), len(self.tools), 6) if tools is None else tools.to(x)
+        shape = (len(x), len(self.tools), 6)
+        others = x.new_zeros(shape) if tools is None else torch.as_tensor(tools).to(x)
+        if others.shape != shape:
+            fix = "Give a twist for each tool in every scene"
+            raise InputError(message("GelSensor.control: tools", f"shape {shape}", others, fix))
         return FEMControl(twist=torch.cat((motion.unsqueeze(1), others), dim=1), force=force)
 
     def step(self, state: FEMState, *, params: Params | None = None, **command: Any) -> FEMState:

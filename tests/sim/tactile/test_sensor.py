@@ -244,6 +244,8 @@ def test_refusals():
         sensor.step(state, twist=torch.zeros(6), pose=state.pose[0, 0])
     with pytest.raises(InputError, match=r"shape \(6,\)"):
         sensor.step(state, twist=torch.zeros(5))
+    with pytest.raises(InputError, match=r"tools: expected shape \(1, 0, 6\)"):
+        sensor.step(state, tools=torch.zeros(1, 2, 6))
     with pytest.raises(InputError, match="frame"):
         sensor.step(state, twist=torch.zeros(6), frame="camera")
     with pytest.raises((InputError, StateError), match="inside|outside"):
