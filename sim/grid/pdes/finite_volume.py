@@ -30,7 +30,7 @@ from ...core.linear_map import Operator
 from ...core.roots import RootProblem
 from .base import Evolution, Parameter, Prepared
 from .grid import Grid
-from .tridiagonal import TridiagonalFactor, tridiagonal_jacobian
+from .tridiagonal import Tridiagonal
 
 __all__ = ["FiniteVolume", "Stepper"]
 
@@ -114,14 +114,20 @@ class FiniteVolume(Evolution):
         return u + h / 6 * (a + 2 * b + 2 * c + d)
 
     def _implicit(self, u: Tensor, p: Prepared) -> Tensor:
+        def solve(residual, x, theta):
+            # Graphs inside the solve are its own: hooks of a checkpoint around it would run the whole
+            # segment again for each of them.
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+                return self._newton(residual, x, theta)
+
         krylov = (CG if self.linear else GMRES)(tol=max(10 * torch.finfo(u.dtype).eps, 1e-12))
         return implicit_solve(
             lambda x, theta: self.defect(theta[0], x, theta[1]),
-            self._newton,
+            solve,
             u,
             (u, p),
             structure="spd" if self.linear else "general",
-            adjoint_solver=None if self._tridiagonal else krylov,
+            adjoint_solver=Tridiagonal() if self._tridiagonal else krylov,
             tol=math.inf,  # Newton's method below knows what round-off allows, and raises
             batch_dims=1,
             info=self.info,
@@ -141,7 +147,7 @@ class FiniteVolume(Evolution):
         """Newton's method with halved steps where the defect does not fall."""
         problem = RootProblem(self.name, residual, x, theta, 1, "general")
         eps, tiny = torch.finfo(x.dtype).eps, torch.finfo(x.dtype).tiny
-        rows, factor, iteration = problem.x0, None, 0
+        rows, iteration = problem.x0, 0
         F = problem.residual(rows, problem.theta)
         norm, bound = F.norm(dim=1), ROUND_OFF * eps * self._terms(x, theta[1]) + tiny
         # Convergence is quadratic: a last step of √ε has left an error of ε.
@@ -149,9 +155,8 @@ class FiniteVolume(Evolution):
         while iteration < self.max_iterations and not bool(done.all()):
             iteration += 1
             if self._tridiagonal:
-                defect = lambda v: problem.residual(v, problem.theta)  # noqa: E731
-                factor = TridiagonalFactor(*tridiagonal_jacobian(defect, rows))
-                step = factor._solve(F, None, False, None)[0]
+                operator = problem.jacobian().operator(rows, [rows, *problem.theta])
+                step = Tridiagonal().factor(operator).solve(F).x
             else:
                 step = self._krylov(problem, rows, F, theta[1])
             t = torch.ones_like(norm)[:, None]
@@ -182,7 +187,7 @@ class FiniteVolume(Evolution):
                 residual=float(norm[worst]),
                 tol=float(bound[worst]),
             )
-        return Solution(problem.unpack(rows), factor, iteration)
+        return Solution(problem.unpack(rows), iterations=iteration)
 
     def _krylov(self, problem: RootProblem, rows: Tensor, F: Tensor, p: Prepared) -> Tensor:
         eps = torch.finfo(F.dtype).eps

@@ -1,4 +1,4 @@
-"""Tridiagonal systems, many at once: read off a function's Jacobian, and solved by cyclic reduction.
+"""Tridiagonal systems, many at once: read off products with a matrix, and solved by cyclic reduction.
 
 Source: Hockney & Jesshope 1981, section 5.4 (parallel cyclic reduction); Curtis, Powell & Reid 1974
 (columns of one colour share a derivative).
@@ -6,38 +6,17 @@ Source: Hockney & Jesshope 1981, section 5.4 (parallel cyclic reduction); Curtis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.factors import Factor
-from ...core.linear_map import Operator
+from ...core.linalg import LinearSolver
+from ...core.linear_map import Operator, as_operator
 
-__all__ = ["TridiagonalFactor", "solve_tridiagonal", "tridiagonal_jacobian"]
-
-
-def tridiagonal_jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, ...]:
-    """Lower, main and upper diagonal (B, n) of ∂F/∂x for F(x)_i that depends on x_{i−1}, x_i, x_{i+1}.
-
-    Entry i belongs to row i; the first of lower and the last of upper are zero. Derivative without graph.
-    """
-    n = x.shape[-1]
-    column = torch.arange(n, device=x.device)
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        value = function(x)
-    # Rows of one colour share a product with Jᵀ, since no column meets two of them. Reverse mode,
-    # because torch's forward mode runs through Python at every operation.
-    colours = [(column % 3 == c).to(x).expand_as(x) for c in range(3)]
-    products = torch.stack(
-        [torch.autograd.grad(value, x, w, retain_graph=True)[0] for w in colours]
-    )
-    above, main, below = (
-        products.gather(0, ((column + o) % 3).expand_as(x)[None])[0] for o in (-1, 0, 1)
-    )
-    zero = torch.zeros_like(main[..., :1])
-    return torch.cat((zero, below[..., :-1]), -1), main, torch.cat((above[..., 1:], zero), -1)
+__all__ = ["Tridiagonal", "TridiagonalFactor", "solve_tridiagonal"]
 
 
 def solve_tridiagonal(lower: Tensor, main: Tensor, upper: Tensor, b: Tensor) -> Tensor:
@@ -46,43 +25,69 @@ def solve_tridiagonal(lower: Tensor, main: Tensor, upper: Tensor, b: Tensor) -> 
     ⌈log₂ n⌉ sweeps, each of which doubles the distance between coupled unknowns. Stable for
     diagonally dominant matrices. Differentiable in all four.
     """
-    n, stride = b.shape[-1], 1
-
-    def shifted(v: Tensor, by: int, fill: float) -> Tensor:
-        edge = torch.full_like(v[..., : abs(by)], fill)
-        return torch.cat((edge, v[..., :-by]) if by > 0 else (v[..., -by:], edge), -1)
-
-    while stride < n:
-        down = -lower / shifted(main, stride, 1.0)
-        up = -upper / shifted(main, -stride, 1.0)
-        main = main + down * shifted(upper, stride, 0.0) + up * shifted(lower, -stride, 0.0)
-        b = b + down * shifted(b, stride, 0.0) + up * shifted(b, -stride, 0.0)
-        lower = down * shifted(lower, stride, 0.0)
-        upper = up * shifted(upper, -stride, 0.0)
+    stride = 1
+    while stride < b.shape[-1]:
+        down = -lower / _shift(main, stride, 1.0)
+        up = -upper / _shift(main, -stride, 1.0)
+        main = main + down * _shift(upper, stride, 0.0) + up * _shift(lower, -stride, 0.0)
+        b = b + down * _shift(b, stride, 0.0) + up * _shift(b, -stride, 0.0)
+        lower = down * _shift(lower, stride, 0.0)
+        upper = up * _shift(upper, -stride, 0.0)
         stride *= 2
     return b / main
 
 
+def _shift(v: Tensor, by: int, fill: float) -> Tensor:
+    """v_{i − by}, filled at the end."""
+    edge = torch.full_like(v[..., : abs(by)], fill)
+    return torch.cat((edge, v[..., :-by]) if by > 0 else (v[..., -by:], edge), -1)
+
+
+class Tridiagonal(LinearSolver):
+    """Direct solver for functions whose matrix is tridiagonal, batched, CPU and CUDA.
+
+    Columns of one colour (i mod 3) share a product with Aᵀ, since no row meets two of them: three
+    products give all entries.
+    """
+
+    def factor(self, A: Any, *, like: Tensor | None = None) -> Factor:
+        operator = as_operator(A, like)
+        rows = operator.like
+        n = rows.shape[-1]
+        index = torch.arange(n, device=rows.device)
+        colours = [(index % 3 == c).to(rows).expand_as(rows) for c in range(3)]
+        products = torch.stack([operator.rmatvec(w) for w in colours])
+        # Entry j of a product is A_ij of the row i in {j − 1, j, j + 1} that has the colour.
+        above, main, below = (
+            products.gather(0, ((index + o) % 3).expand_as(rows)[None])[0] for o in (-1, 0, 1)
+        )
+        zero = torch.zeros_like(main[..., :1])
+        lower = torch.cat((zero, below[..., :-1]), -1)
+        return TridiagonalFactor(lower, main, torch.cat((above[..., 1:], zero), -1))
+
+
 class TridiagonalFactor(Factor):
-    """Solves with a tridiagonal matrix and its transpose."""
+    """Solves with a tridiagonal matrix, its diagonals (B, n), and with its transpose; in float64.
+
+    In single precision the residual of a stiff system says nothing: rounding x alone makes it large.
+    """
 
     name = "Tridiagonal"
-    tol = None
+    tol = math.inf
 
     def __init__(self, lower: Tensor, main: Tensor, upper: Tensor) -> None:
         self.diagonals = (lower, main, upper)
-        left = lambda v: torch.cat((torch.zeros_like(v[:, :1]), v[:, :-1]), 1)  # noqa: E731
-        right = lambda v: torch.cat((v[:, 1:], torch.zeros_like(v[:, :1])), 1)  # noqa: E731
-        self.transposed = (left(upper), main, right(lower))
+        self.transposed = (_shift(upper, 1, 0.0), main, _shift(lower, -1, 0.0))
 
         def product(diagonals: tuple[Tensor, ...], v: Tensor) -> Tensor:
             low, mid, up = diagonals
-            return low * left(v) + mid * v + up * right(v)
+            return low * _shift(v, 1, 0.0) + mid * v + up * _shift(v, -1, 0.0)
 
         self.operator = Operator(
             lambda v: product(self.diagonals, v), lambda v: product(self.transposed, v), main
         )
 
     def _solve(self, b, x0, transpose, tol):
-        x = solve_tridiagonal(*(self.transposed if transpose else self.diagonals), b)
+        diagonals = self.transposed if transpose else self.diagonals
+        x = solve_tridiagonal(*(d.double() for d in diagonals), b.double()).to(b)
         return x, torch.zeros(len(b), dtype=torch.long, device=b.device)

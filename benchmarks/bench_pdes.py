@@ -1,0 +1,121 @@
+"""What does a step of each PDE cost, and how wrong are the data sets that `rheograd generate` makes?
+
+step: CPU milliseconds per step and scene at the size of the data set, forward alone, and forward plus
+backward of a rollout with checkpoints, one thread.
+error: relative L2 distance to the same input on a grid of three times the cells per axis (centres of
+coarse cells are centres of fine ones) and shorter steps, at the end of some frames.
+
+    python benchmarks/bench_pdes.py [--quick] [--device cuda]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from typing import Any
+
+import torch
+from results import Results, parser
+from rheograd.sim.core.rollout import rollout
+from rheograd.sim.grid.pdes import Darcy, GaussianField
+from rheograd.tasks.runs.pde_sets import SETS, PdeSet
+
+F64 = torch.float64
+FIELDS = {
+    "pde/burgers": (2.0, 5.0, 25.0, "periodic", 1.0),
+    "pde/burgers-walls": (2.0, 2.0, None, "dirichlet", 1.0),
+    "pde/darcy-smooth": (3.0, 3.0, None, "neumann", 4.0),
+    "pde/heat": (3.0, 4.0, None, "dirichlet", 1.0),
+    "pde/navier-stokes-2d": (2.5, 7.0, None, "periodic", 2**0.5),
+}
+"""Inputs of the data sets, here with the modes of the coarse grid on both."""
+FRAMES = {"pde/navier-stokes-2d": 5, "pde/diffusion-sorption": 40}
+"""Frames that are compared; else all."""
+SHORTER = {"pde/burgers": 8, "pde/burgers-walls": 4, "pde/heat": 3, "pde/navier-stokes-2d": 4}
+"""Steps of the reference per step of the set: by its grid's bound, or for its order; else 3."""
+
+
+def now(device: str) -> float:
+    """CPU time of this process [s], or the clock once the GPU is idle."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def inputs(name: str, own: PdeSet, cells: int, n: int) -> torch.Tensor:
+    generators = [torch.Generator().manual_seed(k) for k in range(n)]
+    return torch.cat([own.sample(own.grid(cells), g) for g in generators])
+
+
+def final(pde: Any, u: torch.Tensor, steps: int) -> torch.Tensor:
+    """Solution, or the state after some steps."""
+    if isinstance(pde, Darcy):
+        return pde.solve(u)
+    state = pde.initial_state(u)
+    return rollout(pde, state, steps, checkpoint="uniform", save_every=steps).final.u
+
+
+def measure_steps(results: Results, device: str, quick: bool) -> None:
+    for name, own in SETS.items():
+        cells = own.nano if quick else own.cells
+        pde, steps = own.pde(own.grid(cells), own.dt, {}), 5 if own.frames > 1 else 1
+        for scenes in (1, 8):
+            u = inputs(name, own, cells, scenes).float().to(device).requires_grad_()
+            forward, both = [], []
+            for _ in range(2 if quick else 4):
+                start = now(device)
+                with torch.no_grad():
+                    final(pde, u, steps)
+                forward.append(1e3 * (now(device) - start) / steps / scenes)
+                start = now(device)
+                final(pde, u, steps).square().sum().backward()
+                both.append(1e3 * (now(device) - start) / steps / scenes)
+            row = {"measure": "step", "set": name, "cells": list(pde.grid.cells), "scenes": scenes}
+            # the first call warms up
+            times = {"forward_ms": forward, "both_ms": both}
+            results.add(**row, **{k: statistics.median(v[1:]) for k, v in times.items()})
+
+
+def measure_errors(results: Results, device: str, quick: bool) -> None:
+    for name in (*FIELDS, "pde/diffusion-sorption"):
+        own, scenes = SETS[name], 2
+        cells = own.nano if quick else own.cells
+        found = {}
+        for factor in (1, 3):
+            shorter = SHORTER.get(name, 3) if factor == 3 else 1
+            fine = dataclasses.replace(own, dt=own.dt / shorter)
+            grid = own.grid(factor * cells)
+            if name in FIELDS:
+                *law, scale = FIELDS[name]
+                modes = (cells - 1) // 2 if law[3] == "periodic" else cells - 1
+                draw = GaussianField(grid, *law, modes=modes)
+                u = scale * draw.sample(scenes, torch.Generator().manual_seed(0), dtype=F64)
+            else:
+                u = torch.tensor([0.05, 0.15], dtype=F64).reshape(2, 1, 1).expand(2, 1, *grid.cells)
+            pde = own.pde(grid, fine.dt, {})
+            start = now(device)
+            if isinstance(pde, Darcy):
+                found[factor] = pde.solve(u.exp().to(device))
+            else:
+                steps = (FRAMES.get(name, own.frames) - 1) * own.frame_steps * shorter
+                state = pde.initial_state(u.to(device))
+                with torch.no_grad():
+                    found[factor] = rollout(pde, state, steps, save_every=steps).final.u
+            seconds = now(device) - start
+            for _ in range(grid.dim if factor == 3 else 0):  # last axis, then it becomes the first
+                found[3] = found[3][..., 1::3].movedim(-1, 2)
+        error = (found[1] - found[3]).flatten(1).norm(dim=1) / found[3].flatten(1).norm(dim=1)
+        results.add(
+            measure="error", set=name, cells=cells, frames=FRAMES.get(name, own.frames),
+            relative_l2=float(error.mean()), reference_cpu_seconds=seconds,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    arguments = parser(__doc__).parse_args()
+    torch.set_num_threads(1)
+    table = Results("pdes", arguments)
+    measure_steps(table, arguments.device, arguments.quick)
+    measure_errors(table, arguments.device, arguments.quick)
