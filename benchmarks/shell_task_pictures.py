@@ -50,7 +50,7 @@ LOOKS = {
     "folding-u": STRIP,
     "folding-l": STRIP,
     "pick-folding": Look((-0.032, -0.03, -0.006), (0.032, 0.03, 0.02), -84, 10),
-    "forming": Look((-0.03, -0.024, 0.0), (0.055, 0.024, 0.034), -80, 12),
+    "forming": Look((-0.03, -0.024, 0.0), (0.07, 0.024, 0.036), -80, 12),
     "balancing": HELD,
     "throwing": HELD,
     "bouncing": Look((-0.03, -0.03, 0.0), (0.03, 0.03, 0.01), -80, 12, 150),
