@@ -267,7 +267,8 @@ def test_gradients_through_contact(pressed, wrt):
         final = rollout(solver, start, [FEMControl(t) for t in p["twist"]], params).final
         return 1e3 * (weight * ball.pose(final.x)[0, :3]).sum() + (weight * final.v).sum()
 
-    report = taylor_test(f, x0, wrt=[wrt], eps0=2e-3, levels=3)
+    # Remainders have to stay above what the tolerance of the solve leaves, 1e-10 N.
+    report = taylor_test(f, x0, wrt=[wrt], eps0=1e-2 if wrt == "v" else 2e-3, levels=3)
     assert report.passed(), (wrt, report)
 
 
