@@ -30,7 +30,7 @@ def net_names() -> list[str]:
 
 
 def save_net(path: str | os.PathLike[str], net: DirectionNet) -> Path:
-    """Save a network; large ones in float16, which costs no iterations (see docs/dcdm.md)."""
+    """Save a network; one of more than 10 000 weights in float16, to keep files small."""
     kind = next((name for name, cls in KINDS.items() if type(net) is cls), None)
     if kind is None:
         expected = f"a network out of {sorted(cls.__name__ for cls in KINDS.values())}"
