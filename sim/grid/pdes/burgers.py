@@ -62,7 +62,7 @@ class Burgers(Semilinear):
         like = hat.real
         kept, ddx = self.basis.kept(like), self.basis.slope(0, like)
         u = self.basis.inverse(hat * kept)
-        rate = u.detach().abs().amax() * (ddx.imag * kept).abs().amax()
+        rate = u.detach().abs().amax() * self.basis.highest(0, like)
         return -0.5 * ddx * kept * self.basis.forward(u.square()), rate
 
 

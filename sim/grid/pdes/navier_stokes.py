@@ -92,7 +92,7 @@ class NavierStokes2D(Semilinear):
         return self.basis.inverse(torch.cat((ddz * psi, -ddx * psi), 1))
 
     def linear(self, values, like):
-        return -values["viscosity"] * self._symbol(like) - values["drag"]
+        return -values["viscosity"] * self.basis.symbol(like, self._kind) - values["drag"]
 
     def nonlinear(self, hat, values):
         if self.discretization == "arakawa":
@@ -107,19 +107,17 @@ class NavierStokes2D(Semilinear):
         psi = self._psi(hat)
         u, v, w = self.basis.inverse(torch.cat((ddz * psi, -ddx * psi, hat), 1)).split(1, 1)
         rate = sum(
-            f.detach().abs().amax() * (slope.imag * kept).abs().amax()
-            for f, slope in ((u, ddx), (v, ddz))
+            f.detach().abs().amax() * self.basis.highest(a, like) for a, f in enumerate((u, v))
         )
         fluxes = self.basis.forward(torch.cat((u * w, v * w), 1)) * kept
         return -(ddx * fluxes[:, :1] + ddz * fluxes[:, 1:]), rate
 
-    def _symbol(self, like: Tensor) -> Tensor:
-        kind = "spectral" if self.discretization == "spectral" else "difference"
-        return self.basis.symbol(like, kind)
+    @property
+    def _kind(self) -> str:
+        return "spectral" if self.discretization == "spectral" else "difference"
 
     def _psi(self, hat: Tensor) -> Tensor:
-        symbol = self._symbol(hat.real)
-        return hat * torch.where(symbol > 0, 1 / torch.where(symbol > 0, symbol, 1.0), 0.0)
+        return hat * self.basis.inverse_symbol(hat.real, self._kind)
 
     def _differences(self, psi: Tensor) -> Tensor:
         hx, hz = self.grid.dx
@@ -211,8 +209,8 @@ class NavierStokes3D(Semilinear):
 
     def divergence(self, u: Tensor) -> Tensor:
         """∇·u [1/s], (B, 1, *cells). Differentiable in u."""
-        hat, slope = self.basis.forward(u), self._slope(u)
-        return self.basis.inverse((hat * slope).sum(1, keepdim=True))
+        hat, k = self.basis.forward(u), self.basis.gradient(u)
+        return self.basis.inverse((hat * k).sum(1, keepdim=True))
 
     def source(self, forcing):
         return self._project(super().source(forcing.expand(-1, 3, *forcing.shape[2:])))
@@ -225,23 +223,16 @@ class NavierStokes3D(Semilinear):
         kept = self.basis.kept(like)
         hat = hat * kept
         u, w = self.basis.inverse(torch.cat((hat, self._curl(hat)), 1)).split(3, 1)
-        top = [(self.basis.slope(a, like).imag * kept).abs().amax() for a in range(3)]
-        rate = sum(u[:, a].detach().abs().amax() * top[a] for a in range(3))
+        rate = sum(u[:, a].detach().abs().amax() * self.basis.highest(a, like) for a in range(3))
         push = self.basis.forward(torch.linalg.cross(u, w, dim=1)) * kept
         return self._project(push), rate
 
-    def _slope(self, like: Tensor) -> Tensor:
-        parts = torch.broadcast_tensors(*(self.basis.slope(a, like) for a in range(3)))
-        return torch.stack(parts)
-
     def _curl(self, hat: Tensor) -> Tensor:
-        return torch.linalg.cross(self._slope(hat.real).expand_as(hat), hat, dim=1)
+        return torch.linalg.cross(self.basis.gradient(hat.real).expand_as(hat), hat, dim=1)
 
     def _project(self, hat: Tensor) -> Tensor:
-        slope = self._slope(hat.real)
-        size = slope.imag.square().sum(0)
-        inverse = torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0)
-        return hat + slope * ((slope * hat).sum(1, keepdim=True) * inverse)
+        k, inverse = self.basis.gradient(hat.real), self.basis.inverse_square(hat.real)
+        return hat + k * ((k * hat).sum(1, keepdim=True) * inverse)
 
 
 def _periodic(name: str, grid: Grid, dim: int) -> None:

@@ -8,7 +8,10 @@ Differentiable everywhere. Source: Canuto et al. 2006, Spectral Methods, chapter
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +21,28 @@ from .grid import Grid
 __all__ = ["Cosine", "Fourier", "energy_spectrum", "phi_functions"]
 
 
+def _table(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compute a table once per axis or kind, precision and device."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, *args: Any) -> Tensor:
+        like = next(a for a in args if isinstance(a, Tensor))
+        words = tuple(a for a in args if not isinstance(a, Tensor))
+        key = (method.__name__, words, like.dtype, like.device)
+        if key not in self.tables:
+            with torch.no_grad():
+                self.tables[key] = method(self, *args)
+        return self.tables[key]
+
+    return wrapper
+
+
 class Fourier:
     """Real FFTs of the last D axes; the last axis holds its non-negative half."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid, self.dims = grid, tuple(range(-grid.dim, 0))
+        self.tables: dict[Any, Tensor] = {}
 
     def forward(self, u: Tensor) -> Tensor:
         return torch.fft.rfftn(u, dim=self.dims)
@@ -41,16 +61,42 @@ class Fourier:
         """k = 2π m / L [1/m] of one axis."""
         return self.index(axis, like) * (2 * math.pi / self.grid.lengths[axis])
 
+    @_table
     def slope(self, axis: int, like: Tensor) -> Tensor:
         """i k, without the Nyquist mode, whose derivative vanishes at the points."""
         m = self.index(axis, like)
         k = torch.where(2 * m.abs() == self.grid.cells[axis], 0.0, self.wavenumber(axis, like))
         return torch.complex(torch.zeros_like(k), k)
 
+    @_table
+    def gradient(self, like: Tensor) -> Tensor:
+        """i k of all axes, (D, *modes)."""
+        parts = (self.slope(a, like) for a in range(self.grid.dim))
+        return torch.stack(torch.broadcast_tensors(*parts))
+
+    @_table
+    def inverse_square(self, like: Tensor) -> Tensor:
+        """1 / |k|² with the k of `gradient`, 0 where that vanishes, (*modes)."""
+        size = self.gradient(like).imag.square().sum(0)
+        return torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0)
+
+    @_table
+    def highest(self, axis: int, like: Tensor) -> Tensor:
+        """Largest wavenumber of an axis among the kept modes [1/m], ()."""
+        return (self.slope(axis, like).imag * self.kept(like)).abs().amax()
+
+    @_table
     def symbol(self, like: Tensor, kind: str = "spectral") -> Tensor:
         """Eigenvalues of −∇², (*modes)."""
         return _symbol(self, like, kind)
 
+    @_table
+    def inverse_symbol(self, like: Tensor, kind: str = "spectral") -> Tensor:
+        """1 / eigenvalue of −∇², 0 for the constant, (*modes)."""
+        symbol = _symbol(self, like, kind)
+        return torch.where(symbol > 0, 1 / torch.where(symbol > 0, symbol, 1.0), 0.0)
+
+    @_table
     def kept(self, like: Tensor) -> Tensor:
         """1 for modes |m| < n / 3, whose products do not alias onto one another, else 0."""
         keep = torch.ones((), dtype=like.dtype, device=like.device)
@@ -64,6 +110,7 @@ class Cosine:
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
+        self.tables: dict[Any, Tensor] = {}
 
     def forward(self, u: Tensor) -> Tensor:
         for axis, n in enumerate(self.grid.cells):
@@ -86,10 +133,12 @@ class Cosine:
         m = m * (math.pi / self.grid.lengths[axis])
         return m.reshape([-1 if b == axis else 1 for b in range(self.grid.dim)])
 
+    @_table
     def symbol(self, like: Tensor, kind: str = "spectral") -> Tensor:
         """Eigenvalues of −∇², (*modes)."""
         return _symbol(self, like, kind)
 
+    @_table
     def _turn(self, n: int, like: Tensor) -> Tensor:
         """The half-cell shift e^{iπm/2n}, and what makes the pair of transforms inverse."""
         angle = torch.arange(n, dtype=like.dtype, device=like.device) * (math.pi / (2 * n))

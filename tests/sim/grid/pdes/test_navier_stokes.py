@@ -135,6 +135,13 @@ def test_without_viscosity_energy_and_enstrophy_are_kept(kind) -> None:
     assert relative_error(sums[1], sums[0]) < 1e-6  # fourth order in dt
 
 
+def test_the_implicit_step_of_neuralstagger_in_single_precision() -> None:
+    pde = NavierStokes2D(Grid((32, 32)), 0.1, discretization="arakawa", scheme="crank_nicolson")
+    w0 = field(pde.grid, size=0.26).float()
+    R = pde.residual(w0, pde.step(pde.initial_state(w0)).u)
+    assert float(R.norm() * 0.1 / w0.norm()) < 1e-4
+
+
 def test_the_implicit_step_of_neuralstagger_has_its_residual() -> None:
     """Section 3.1: R = (ω₁ − ω₀)/Δt − ½ [rhs(ω₀) + rhs(ω₁)], written out with rolls."""
     n, nu, dt = 32, 1e-3, 0.1
@@ -213,6 +220,21 @@ def test_flow_in_3d_is_without_divergence_and_loses_what_viscosity_takes() -> No
     lost = energies[0] - energies[2]
     assert lost == pytest.approx(2 * nu * enstrophy, rel=1e-5)
     assert float(pde.divergence(state.u).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize(("scheme", "order"), [("etdrk4", 4), ("crank_nicolson", 2)])
+def test_orders_in_time_in_3d(scheme, order) -> None:
+    grid, T = Grid((8, 8, 8)), 0.05
+    u, push = field(grid, 3, n=1, size=0.7), field(grid, 3, n=1, seed=1)[0]
+    make = lambda n, s: NavierStokes3D(grid, T / n, 0.02, 0.1, push, scheme=s)  # noqa: E731
+    fine = make(32, "etdrk4")
+    reference = rollout(fine, fine.initial_state(u), 32).final.u
+    errors, steps = [], [1, 2, 4, 8]
+    for n in steps:
+        pde = make(n, scheme)
+        final = rollout(pde, pde.initial_state(u), n).final.u
+        errors.append(relative_error(final, reference))
+    assert slope(steps, errors) == pytest.approx(-order, abs=0.2)
 
 
 def test_flow_in_3d_without_a_third_direction_is_the_flow_in_2d() -> None:

@@ -125,6 +125,19 @@ def test_checkpointed_rollouts_equal_stored_ones(name, policy) -> None:
         assert relative_error(gradients[1][k], g) < 1e-9, k
 
 
+def test_a_checkpoint_around_a_newton_step_runs_it_twice_and_no_more(monkeypatch) -> None:
+    """Graphs inside the solve must not wake the checkpoint's own."""
+    pde, u0, params = CASES["sorption-implicit_euler"]
+    counts, rhs = [], type(pde).rhs
+    for policy in ("none", "uniform"):
+        calls = []
+        monkeypatch.setattr(type(pde), "rhs", lambda *a, c=calls: (c.append(1), rhs(*a))[1])
+        state = pde.initial_state(u0.clone().requires_grad_())
+        rollout(pde, state, 4, params, checkpoint=policy, save_every=4).final.u.sum().backward()
+        counts.append(len(calls))
+    assert counts[1] <= 2 * counts[0]
+
+
 @every_pde
 def test_steps_leave_their_arguments_alone(name) -> None:
     pde, u0, params = CASES[name]
