@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError, message
-from ...sim.grid.pdes import FieldState
+from ...sim.grid.pdes import FieldState, Semilinear
 from ...sim.grid.pdes.mac_flow import MacFlow2D
 
 __all__ = ["MacStreamPressure", "PdeResidual", "PhysicsResidual"]
@@ -45,7 +45,7 @@ class PdeResidual:
     solver's own step, so errors against that solver are errors of learning alone.
 
     Args:
-        pde: the solver; only its `residual`, `dt` and, for Crank–Nicolson, `rhs` are called.
+        pde: the solver; only its `residual`, `dt` and, with Crank–Nicolson, `rhs` are used.
         sigma: typical size σ of the state.
         params: of the PDE; the context of a frame, where there is one, is its forcing.
 
@@ -74,7 +74,7 @@ class PdeResidual:
         B, T = frames.shape[:2]
         if context is not None:
             context = context.expand(B, *context.shape[1:])
-        if getattr(self.pde, "scheme", None) == "crank_nicolson" and hasattr(self.pde, "rhs"):
+        if isinstance(self.pde, Semilinear) and self.pde.scheme == "crank_nicolson":
             # Each frame's right-hand side enters two residuals and is computed once.
             given = None if context is None else context.repeat_interleave(T, 0)
             u = frames.flatten(0, 1)

@@ -22,14 +22,14 @@ SCHEMES = {"explicit": 0.0, "imex": 0.5, "implicit": 1.0}
 
 
 class MacFlow2D:
-    """Defect of the incompressible Navier–Stokes equations with prescribed velocities in bodies and walls.
+    """Defect of incompressible Navier–Stokes equations with prescribed velocities in bodies and walls.
 
         ρ [(v' − v)/Δt + (v̄·∇) v̄] + ∇p' − η ∇² v̄ = 0  on faces between fluid cells,   v' = v_d on others
 
     v̄ = v ("explicit"), (v + v')/2 ("imex") or v' ("implicit"). State u (B, 2, *cells): stream function a
     [m²/s] at the lower corner of each cell, pressure p [Pa] at its centre. Velocities
-    v_x = ∂a/∂z, v_z = −∂a/∂x on the lower faces have no divergence, whatever a is. Laplacian of nine points,
-    advection by central differences, pressure gradient from face to face; second order in space.
+    v_x = ∂a/∂z, v_z = −∂a/∂x on the lower faces have no divergence, whatever a is. Laplacian of nine
+    points, advection by central differences, pressure gradient from face to face; second order in space.
 
     Context (B, 3, *cells): 1 where velocity is prescribed and 0 in fluid; v_d of those cells [m/s].
 
