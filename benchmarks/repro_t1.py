@@ -19,6 +19,7 @@ Rows that the results file holds are not repeated, so a run that was broken off 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -90,11 +91,12 @@ def cases(peer: bool) -> dict[str, Case]:
     """Trainings by name of their row."""
     walls = {"boundary": "dirichlet", "input_boundary": "neumann"}
     rows = {
+        "ns T1 m9 w32, 60 s": Case(lambda: t1(9, 32), 60),
         "ns T1 m13 w32, 60 s": Case(lambda: t1(13, 32), 60),
         "ns T1 DCT m12 w32, 60 s": Case(lambda: t1(12, 32, boundary="neumann"), 60),
         "ns T1 m13 w32 vp, 60 s": Case(lambda: t1(13, 32, init="vp"), 60),
         "ns FNO K12 w20, 60 s": Case(lambda: fno(12, 20), 60, 1e-2),
-        "ns T1 m25 w24, 240 s": Case(lambda: t1(25, 24), 240),
+        "ns T1 m9 w32, 240 s": Case(lambda: t1(9, 32), 240),
         "ns T1 DCT m24 w24, 240 s": Case(lambda: t1(24, 24, boundary="neumann"), 240),
         "ns FNO K12 w20, 240 s": Case(lambda: fno(12, 20), 240, 1e-2),
         "darcy T1 m14 w24, 60 s": Case(lambda: t1(14, 24, 16, **walls), 60),
@@ -265,6 +267,29 @@ def floors(y: torch.Tensor) -> list[dict]:
     return rows
 
 
+class Flows:
+    """Data sets with their test fields on other grids, made when a row needs them."""
+
+    def __init__(self, folder: Path, quick: bool) -> None:
+        self.folder, self.quick = folder, quick
+
+    @functools.cache  # noqa: B019
+    def sets(self, name: str) -> tuple[dict, dict]:
+        """{"x", "y", "seen": number of training fields}, {cells: (x, y)}."""
+        file = self.folder / f"{name}{'-quick' if self.quick else ''}.pt"
+        if name == "ns":
+            count, steps = ((24, 8), 20) if self.quick else ((400, 40), None)
+            flow = kept(file, lambda: navier_stokes(sum(count), steps=steps))
+            x, y = flow["x"][count[0] :], flow["y"][count[0] :]
+            grids = (32,) if self.quick else (32, 128)
+            others = {n: (resample(x, n), resample(y, n)) for n in grids}
+            return {**flow, "seen": count[0]}, others
+        count = (40, 10) if self.quick else (1000, 100)
+        flow = kept(file, lambda: darcy(sum(count)))
+        others = {32: (flow["a 32"][count[0] :], flow["u 32"][count[0] :])}
+        return {"x": flow["a 16"], "y": flow["u 16"], "seen": count[0]}, others
+
+
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--rows", nargs="+", help="only rows whose names begin so")
@@ -286,22 +311,13 @@ def main() -> None:
         if wanted(name):
             for row in part():
                 results.add(**row)
-    count, steps = ((24, 8), 20) if given.quick else ((400, 40), None)
-    mark = "-quick" if given.quick else ""
-    ns = kept(given.data / f"ns{mark}.pt", lambda: navier_stokes(sum(count), steps=steps))
+    flows = Flows(given.data, given.quick)
     if wanted("floor"):
-        for row in floors(ns["y"]):
+        for row in floors(flows.sets("ns")[0]["y"]):
             results.add(**row)
-    others = (32,) if given.quick else (32, 128)
-    pairs = {n: tuple(resample(ns[k][count[0] :], n) for k in "xy") for n in others}
-    sets = {"ns": ({**ns, "seen": count[0]}, pairs)}
-    count = (40, 10) if given.quick else (1000, 100)
-    flow = kept(given.data / f"darcy{mark}.pt", lambda: darcy(sum(count)))
-    data = {"x": flow["a 16"], "y": flow["u 16"], "seen": count[0]}
-    sets["darcy"] = (data, {32: (flow["a 32"][count[0] :], flow["u 32"][count[0] :])})
     for name, case in cases(peer).items():
         if wanted(name):
-            rows = train(case, *sets[name.split()[0]], given.quick)
+            rows = train(case, *flows.sets(name.split()[0]), given.quick)
             results.add(measure=name, **{k: v for k, v in rows.items() if v is not None})
             assert math.isfinite(rows["relative L2"])
 

@@ -137,9 +137,9 @@ def _fields(where: str, model: GridOperator, x: Any, y: Any) -> tuple[Tensor, Te
     x, y = (torch.as_tensor(v).detach().to(dtype) for v in (x, y))
     model.check(x)
     model.check(y, model.config.out_channels)
-    if len(x) != len(y) or x.shape[2:] != y.shape[2:]:
+    if len(x) != len(y) or x.shape[2:] != y.shape[2:] or not len(x):
         raise InputError(
-            message(where, f"targets for {len(x)} inputs on cells {tuple(x.shape[2:])}",
+            message(where, f"targets for {len(x)} inputs on cells {tuple(x.shape[2:])}, at least one",
                     y, "Match the samples and put both on one grid")
         )  # fmt: skip
     return x, y
