@@ -183,7 +183,8 @@ def test_arrays_that_do_not_fit_are_named():
     model = build("t1", 1, 1, 1)
     for a, b, word in (
         (x, y[:7], "targets for 8 inputs"), (x, y[..., ::2], "put both on one grid"),
-        (x[:0], y[:0], "at least one"), (x, torch.cat([y, y], 1), r"fields \(B, 1, n\)"), (x, y * float("inf"), "finite fields"),
+        (x[:0], y[:0], "at least one"), (x, torch.cat([y, y], 1), r"fields \(B, 1, n\)"),
+        (x, y * float("inf"), "finite fields"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=word):
             train_on_arrays(model, a, b, TrainerConfig(updates=1))
