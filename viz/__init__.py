@@ -43,6 +43,7 @@ _PUBLIC = {
     "plot_curves": "plots",
     "plot_gradient_norm": "plots",
     "plot_losses": "plots",
+    "plot_press": "tactile",
     "Report": "report",
     "build_viewer": "viewer",
     "view": "viewer",

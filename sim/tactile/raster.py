@@ -19,6 +19,7 @@ Source: Möller & Trumbore 1997 for the test in signed volumes; Max 1999 for nor
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -115,7 +116,7 @@ def cast(camera: Camera, x: Tensor, triangles: Tensor, uv: Tensor) -> tuple[Tens
         ray = torch.arange(n, device=x.device).repeat_interleave(F)
         tried = torch.arange(F, device=x.device).repeat(n)
         cones = _cones(x.unsqueeze(0) - camera.number("position", x), triangles)
-        inside, t = _meet(*(part[0] for part in cones), tried, rays[ray])
+        inside, t = _meet([part[0] for part in cones], tried, rays[ray])
         hit = _nearest(ray[inside], tried[inside], t[inside], n)
         hit = torch.where(camera.field(uv), hit, -1)
     found = (hit >= 0).nonzero()[:, 0]
@@ -158,7 +159,7 @@ def visible(camera: Camera, x: Tensor, triangles: Tensor) -> Tensor:
         width = wide[some].reshape(-1)[tried]
         corner = first[some].reshape(-1, 2)[tried]
         pixel = (corner[:, 1] + step // width) * W + corner[:, 0] + step % width
-        inside, t = _meet(*(part[some].flatten(0, 1) for part in cones), tried, rays[pixel])
+        inside, t = _meet([part[some].flatten(0, 1) for part in cones], tried, rays[pixel])
         inside &= lens[pixel]
         tried, pixel, t = tried[inside], pixel[inside], t[inside]
         F = len(triangles)
@@ -233,11 +234,9 @@ def _cones(offset: Tensor, triangles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack(sides, dim=2), (a * sides[0]).sum(-1), slack
 
 
-def _meet(
-    edges: Tensor, volume: Tensor, slack: Tensor, tried: Tensor, rays: Tensor
-) -> tuple[Tensor, Tensor]:
+def _meet(cones: Sequence[Tensor], tried: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
     """Whether rays (n, 3) are in the cones of triangles (n,), and depths (n,), right where they are."""
-    volume, slack = volume[tried], slack[tried]
+    edges, volume, slack = cones[0], cones[1][tried], cones[2][tried]
     sign = torch.sign(volume)
     inside, total = volume != 0, torch.zeros_like(volume)
     for i in range(3):
