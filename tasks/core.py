@@ -259,7 +259,7 @@ def task_by_name(name: str, **overrides: Any) -> Task:
     Raises:
         InputError: unknown task or field, naming what exists.
     """
-    from . import fluid, shell  # noqa: F401  registers the built-in tasks
+    from . import fluid, shell, tactile  # noqa: F401  registers the built-in tasks
 
     if name not in TASKS:
         raise InputError(f"task_by_name: one of {sorted(TASKS)}; got {name!r}. See `rheograd list`.")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ..sim.core.errors import InputError
-from . import fluid, shell  # noqa: F401  registers the built-in tasks
+from . import fluid, shell, tactile  # noqa: F401  registers the built-in tasks
 from .core import TASKS, Task, task_by_name
 
 __all__ = ["TaskEnv", "TaskVectorEnv", "environment_name", "register_envs"]  # noqa: F822  made on demand, see `__getattr__`

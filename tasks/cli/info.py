@@ -67,7 +67,7 @@ def list_() -> None:
 
 
 def _tasks() -> dict[str, Any]:
-    from .. import fluid, shell  # noqa: F401  registers the built-in tasks
+    from .. import fluid, shell, tactile  # noqa: F401  registers the built-in tasks
     from ..core import TASKS
 
     return {name: load() for name, load in sorted(TASKS.items())}

@@ -77,7 +77,7 @@ def checked(config: BenchConfig) -> BenchConfig:
     Raises:
         UsageError: unknown task, method or device; a count below 1.
     """
-    from .. import fluid, shell  # noqa: F401  registers the built-in tasks
+    from .. import fluid, shell, tactile  # noqa: F401  registers the built-in tasks
 
     where = "bench tasks"
     nano = sorted(n for n in TASKS if n.startswith("fluid/") and n.endswith("-nano"))

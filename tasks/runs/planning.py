@@ -28,7 +28,7 @@ def make_task(name: str, settings: Mapping[str, Any] | None = None) -> Task:
     Raises:
         UsageError: unknown task or field, with the nearest name; a value of the wrong type.
     """
-    from .. import fluid, shell  # noqa: F401  registers the built-in tasks
+    from .. import fluid, shell, tactile  # noqa: F401  registers the built-in tasks
 
     if name not in TASKS:
         raise UsageError(f"optimize: a known task; got {name!r}. {nearest(name, TASKS)}")

@@ -1,0 +1,373 @@
+"""What the tasks with gel sensors share, so that each of them is a scene and an objective on one screen.
+
+    class Press(TactileTask):
+        Config = PressConfig                        a TactileConfig and the numbers of the scene
+
+        def build(self, scene):                     gels, objects and plates
+            scene.gel("finger", self.dome(), (0.0, 0.0, 0.0152), DOWN)
+            scene.plate(Collider(Plane(), name="table"))
+
+        def motions(self):                          what the actions move, and how far
+            return (Axis("finger", "z", 0.1, 0.012, 0.02),)
+
+        def tactile_terms(self, state, t): …        parts of the objective made of forces, each (B,)
+        def state_terms(self, state, t): …          parts made of positions and angles
+        def metrics(self, state): …                 SI units, angles in degrees
+        def reached(self, state): …                 whether the goal is met; the thresholds
+
+    ℓ = tactile Σ tactile_terms + state Σ state_terms + costs of ranges + Σ_sensors (|F|/0.9 F_max − 1)₊²
+
+`tactile` and `state` are fields of the configuration, so that either half can be switched off. A task is
+solved only if no sensor has carried more than F_max at the end of any step. Actions are velocities of
+sensors, or of grippers of two sensors with the speed of their opening; doing nothing in a search means
+the nominal command, `initial_actions`. Forces and moments are what the mounts carry of the elastic
+gels. Starts are settled by simulation, once per configuration. All states are in float64.
+
+Source: Si et al. 2024 (DiffTactile), scenes, nominal commands and kinds of objectives; SI units, rigid
+bodies and hinges, whole gradients through time and success criteria are ours.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...sim.core.errors import InputError
+from ...sim.core.rotations import rotate_inverse
+from ...sim.fem import FEMConfig, FEMControl, FEMModel, FEMState, SolverFEM
+from ...sim.fem.prepare import PreparedFEM
+from ...sim.tactile import GelMesh, dome, pad
+from ..axes import Axis, AxisTask
+from .scene import Scene, Touch
+from .tools import Tools
+from .watched import TactileState, Watched
+
+__all__ = ["Axis", "TactileConfig", "TactileTask"]
+
+STARTS: dict[Any, Any] = {}
+"""Settled starts by class, configuration and seed, the latest `KEPT`."""
+KEPT = 64
+MARKERS = 8
+"""Points of every sensor's face that a policy sees."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TactileConfig:
+    """Fields that every task with gel sensors has."""
+
+    horizon: int = 60
+    """Actions per episode."""
+    dt: float = 5e-3
+    """Step [s], one per action."""
+    tactile: float = 1.0
+    """Weight of the part of the objective that is made of forces [-]; 0 switches it off."""
+    state: float = 1.0
+    """Weight of the part made of positions and angles [-]; 0 switches it off."""
+    material: str = "ecoflex_00_30"
+    """Of gels, a name in `rheograd.assets.gels.GELS`."""
+    nu: float = 0.45
+    """Poisson's ratio of gels [-]; 0.49 costs Newton iterations and changes forces by some percent."""
+    cuts: int = 6
+    """Resolution of gels around, or along the sides of a pad."""
+    layers: int = 2
+    """Resolution of gels in depth."""
+    order: int = 2
+    """Of their cells; 1 is stiffer and faster."""
+    d_hat: float = 2e-4
+    """Distance at which contact begins [m]."""
+    stiffness: float = 2e4
+    """κ of contact [Pa]."""
+    mu_gel: float = 0.8
+    """Friction of gels [-]; silicone."""
+    mu_plate: float = 0.4
+    """Friction of objects on plates [-]."""
+    speed: float = 0.1
+    """Largest speed per axis [m/s]."""
+    turn: float = 2.0
+    """Largest angular speed per axis [rad/s]."""
+    max_force: float = 5.0
+    """Force a sensor may carry [N], F_max."""
+    tol: float = 1e-6
+    """Residual of a step [N]."""
+    settle: int = 3
+    """Damped steps at rest before the episode."""
+    jitter: float = 0.0
+    """Random shift in x and y of what `movable` names, before it settles [m]: up to this with seeds
+    other than 0; 0 starts every seed alike."""
+
+
+class TactileTask(AxisTask[Any]):
+    """Base of tasks in which gel sensors move; the module docstring says what a subclass gives.
+
+    Raises:
+        InputError: a configuration that does not describe a scene.
+    """
+
+    config: Any
+    solver: Any
+    search_defaults = {
+        "gradient": {"expand": False, "lr": 0.1},
+        "cma": {"population": 10},
+        "hybrid": {"share": 0.3, "cma": {"population": 10}},
+    }
+    gravity: ClassVar[float] = 9.81
+    """[m/s²]."""
+    scheme: ClassVar[Any] = "euler"
+    """Of the time steps, see `FEMConfig`."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        c = self.config
+        if c.horizon < 1 or c.jitter < 0 or c.settle < 0 or not c.max_force > 0:
+            raise InputError(
+                f"{type(self).__name__}: horizon ≥ 1, jitter ≥ 0, settle ≥ 0 and max_force > 0; got "
+                f"{c.horizon}, {c.jitter}, {c.settle} and {c.max_force}. Correct them."
+            )
+        if c.tactile < 0 or c.state < 0 or c.tactile + c.state == 0:
+            raise InputError(
+                f"{type(self).__name__}: weights tactile ≥ 0 and state ≥ 0, not both 0; got "
+                f"{c.tactile} and {c.state}. Switch one on."
+            )
+        self.scene = Scene()
+        self.build(self.scene)
+        self.model: FEMModel = self.scene.model(self.touch(), self.gravity)
+        self.fem = SolverFEM(self.model, FEMConfig(dt=c.dt, tol=c.tol, scheme=self.scheme))
+        self.handles = {h.name: k for k, h in enumerate(self.model.handles)}
+        self._sensors = [self.handles[name] for name in self.scene.gels]
+        self._ready: dict[Any, PreparedFEM] = {}
+        self._start: dict[str, Any] = {}
+        self.solver = Watched(self.make_solver(), self._watch)
+        self.tools = Tools(self.model, list(self.scene.gels), self.grippers())
+        self._drive(self.motions(), self.tools.names)
+
+    @abc.abstractmethod
+    def build(self, scene: Scene) -> None:
+        """Add all bodies."""
+
+    @abc.abstractmethod
+    def motions(self) -> tuple[Axis, ...]:
+        """What the actions move, and how far. The tools are gels, grippers, and "NAME opening" of a
+        gripper, whose "x" is half the distance of its mounts."""
+
+    @abc.abstractmethod
+    def tactile_terms(self, state: Any, t: int) -> dict[str, Tensor]:
+        """Parts of the objective made of forces, each (B,)."""
+
+    @abc.abstractmethod
+    def state_terms(self, state: Any, t: int) -> dict[str, Tensor]:
+        """Parts of the objective made of positions and angles, each (B,)."""
+
+    @abc.abstractmethod
+    def reached(self, state: Any) -> Tensor:
+        """Whether the goal is met, whatever the peak force, (B,) bool."""
+
+    def make_solver(self) -> Any:
+        """What steps the scene; the implicit solver."""
+        return self.fem
+
+    def touch(self) -> Touch:
+        """Contact of the scene."""
+        c = self.config
+        return Touch(c.d_hat, c.stiffness, gel=c.mu_gel, plate=c.mu_plate)
+
+    def grippers(self) -> Mapping[str, tuple[str, str]]:
+        """Grippers: names, and the two sensors of each."""
+        return {}
+
+    def movable(self) -> Sequence[Sequence[str]]:
+        """Bodies that `jitter` shifts, in groups that stay together."""
+        return [(name,) for name in self.scene.gels]
+
+    def closing(self) -> Sequence[tuple[int, Mapping[str, Sequence[float]]]]:
+        """Before the episode: numbers of steps, and velocities of mounts [m/s] during them."""
+        return ()
+
+    def dome(self) -> GelMesh:
+        """A sensor of 15 mm radius."""
+        c = self.config
+        return dome(cuts=c.cuts, layers=c.layers, order=c.order)
+
+    def pad(self, size: Sequence[float]) -> GelMesh:
+        """A flat sensor of given sides and thickness [m]."""
+        c = self.config
+        return pad(size, (c.cuts, c.cuts, c.layers), order=c.order)
+
+    def error(self, state: Any) -> Tensor:
+        """What adds up in squares over the episode, (B,); nothing."""
+        return state.x.new_zeros(state.batch_size)
+
+    def bodies(self, state: Any) -> FEMState:
+        """The part of a state that the implicit solver steps."""
+        return state
+
+    @torch.no_grad()
+    def _watch(self, state: Any) -> Tensor:
+        force = self.wrenches(state.detach())[..., :3].norm(dim=-1).amax(1)
+        return torch.stack((self.error(state.detach()), force), -1)
+
+    def prepared(self, state: FEMState) -> PreparedFEM:
+        """The model's own parameters, ready for states of this batch size and device."""
+        key = state.batch_size, str(state.x.device)
+        if key not in self._ready:
+            self._ready = {key: self.fem.prepare(None, state)}
+        return self._ready[key]
+
+    def reset(
+        self,
+        *,
+        batch_size: int = 1,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Any:
+        """The settled scene, B times; with `jitter` and a seed other than 0, changed by the seed.
+
+        Always in float64, whatever `dtype` says.
+        """
+        seed = seed if self.config.jitter else 0
+        key = type(self), self.config, seed
+        if key not in STARTS:
+            while len(STARTS) >= KEPT:
+                STARTS.pop(next(iter(STARTS)))
+            STARTS[key] = self._settled(seed)
+        state = STARTS[key].to(device=device)
+        return state.map(lambda t: t.repeat(batch_size, *[1] * (t.ndim - 1)))
+
+    def origin(self, state: Any) -> Any:
+        """One settled scene, on the device of a state."""
+        device = str(self.bodies(state).x.device)
+        if device not in self._start:
+            self._start[device] = self.reset(device=device)
+        return self._start[device]
+
+    @torch.no_grad()
+    def _settled(self, seed: int) -> Any:
+        state = self.model.initial_state()
+        if seed:
+            state = self._shifted(state, torch.Generator().manual_seed(seed))
+        prepared = self.prepared(state)
+        for steps, moves in (*self.closing(), (self.config.settle, {})):
+            twist = torch.zeros(1, len(self.handles), 6, dtype=torch.float64)
+            for name, velocity in moves.items():
+                twist[0, self.handles[name], : len(velocity)] = twist.new_tensor(velocity)
+            for _ in range(steps):
+                state = self.fem.step(state, FEMControl(twist=twist), prepared)
+                # What swings loses most of its speed in every step, and weight is still carried.
+                state = state.replace(v=0.2 * state.v)
+        still = torch.zeros_like(state.x)
+        state = state.replace(v=still, x_prev=state.x.clone(), v_prev=still.clone(), t=0.0, steps=0)
+        return self.first(state)
+
+    def first(self, state: FEMState) -> Any:
+        """The first state of an episode, from the settled bodies."""
+        fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(FEMState)}
+        begun = TactileState(**fields, seen=state.x.new_zeros(state.batch_size, 2))
+        return begun.replace(seen=self._watch(begun) * state.x.new_tensor([0.0, 1.0]))
+
+    def _shifted(self, state: FEMState, generator: torch.Generator) -> FEMState:
+        x, pose = state.x.clone(), state.pose.clone()
+        for names in self.movable():
+            unit = 2 * torch.rand(2, generator=generator, dtype=torch.float64) - 1
+            for name in names:
+                x[:, self.scene.spans[name], :2] += self.config.jitter * unit
+                if name in self.handles:
+                    pose[:, self.handles[name], :2] += self.config.jitter * unit
+        return state.replace(x=x, x_prev=x.clone(), pose=pose)
+
+    def points(self, state: Any, name: str) -> Tensor:
+        """Positions of a body [m], (B, n, 3). Differentiable."""
+        return self.bodies(state).x[:, self.scene.spans[name]]
+
+    def wrenches(self, state: Any) -> Tensor:
+        """Force [N] and moment about its origin [N m] on the mount of every sensor, (B, S, 6): what it
+        carries of the elastic gel. Differentiable in the state."""
+        bodies, rows = self.bodies(state), []
+        found = self.fem.forces(bodies, self.prepared(bodies))
+        for k in self._sensors:
+            held = self.model.handle_points[k].to(found.device)
+            f = found[:, held]
+            arm = bodies.x[:, held] - bodies.pose[:, k, None, :3]
+            rows.append(torch.cat((f.sum(1), torch.linalg.cross(arm, f).sum(1)), -1))
+        return torch.stack(rows, 1)
+
+    def peak_force(self, state: Any) -> Tensor:
+        """Largest force of a sensor since the start [N], (B,); no derivative."""
+        return state.seen[:, 1]
+
+    def weight(self, t: int) -> float:
+        """w(t) = 4 ((t + 1)/T)³, near 1 on average: mostly the end counts [-]."""
+        return 4 * ((t + 1) / self.horizon) ** 3
+
+    def terms(self, state: Any, t: int) -> dict[str, Tensor]:
+        """Tactile and state terms that are switched on, and the cost of force, each (B,)."""
+        c, out = self.config, {}
+        if c.tactile:
+            out |= {k: c.tactile * v for k, v in self.tactile_terms(state, t).items()}
+        if c.state:
+            out |= {k: c.state * v for k, v in self.state_terms(state, t).items()}
+        force = (self.wrenches(state)[..., :3].square().sum(-1) + 1e-12).sqrt()
+        out["force"] = (force / (0.9 * c.max_force) - 1).clamp(min=0).square().sum(-1)
+        return out
+
+    def success(self, state: Any) -> Tensor:
+        """Whether the goal is met and no sensor has carried more than `max_force`, (B,) bool."""
+        return self.reached(state.detach()) & (self.peak_force(state) <= self.config.max_force)
+
+    def poses(self, state: Any) -> Tensor:
+        """Of sensors and grippers, then openings, see `Tools.poses`, (B, K, 7)."""
+        return self.tools.poses(self.bodies(state).pose)
+
+    def with_twist(self, twist: Tensor) -> Any:
+        return twist
+
+    def control(self, state: Any, action: Tensor) -> Any:
+        """Twists of all handles for an action (B, A), cut at the mechanical stops."""
+        poses = self.bodies(state).pose
+        moves = super().control(state, action.to(poses))
+        return self.with_handles(self.tools.twists(poses, moves, self.config.dt))
+
+    def with_handles(self, twist: Tensor) -> Any:
+        """Solver control that moves the handles with a twist (B, H, 6)."""
+        return FEMControl(twist=twist)
+
+    def ramp(self, moves: Mapping[str, float], start: int = 0, stop: int | None = None) -> Tensor:
+        """Actions (T, A): the named axes ("finger x") at a share of their limit, from step to step."""
+        actions = torch.zeros(self.horizon, self.action_size)
+        names = [f"{a.tool} {a.motion}" for a in self.axes]
+        for name, share in moves.items():
+            k = names.index(name)
+            actions[start:stop, k] = share * self.action_limit[k]
+        return actions
+
+    def markers(self, state: Any, name: str) -> Tensor:
+        """Where points of a sensor's face went, in its own axes [m], (B, n, 3). Differentiable."""
+        mesh, bodies = self.scene.gels[name], self.bodies(state)
+        face = mesh.sets["surface"]
+        rows = face[torch.linspace(0, len(face) - 1, MARKERS).round().long()].to(bodies.x.device)
+        mount = bodies.pose[:, None, self.handles[name]]
+        here = rotate_inverse(mount[..., 3:], self.points(state, name)[:, rows] - mount[..., :3])
+        return here - mesh.X[rows.cpu()].to(here)
+
+    def observation(self, state: Any) -> Tensor:
+        """What a policy sees, (B, O), SI units: poses of the tools, forces and moments, displacements of
+        eight points of every sensor's face, places and velocities of four points of every object.
+        Differentiable in the state."""
+        bodies = self.bodies(state)
+        parts = [self.poses(state).flatten(1), self.wrenches(state).flatten(1)]
+        parts += [self.markers(state, name).flatten(1) for name in self.scene.gels]
+        for name, span in self.scene.spans.items():
+            if name not in self.scene.gels:
+                rows = torch.linspace(span.start, span.stop - 1, 4).round().long()
+                parts += [z[:, rows].flatten(1) for z in (bodies.x, bodies.v)]
+        return torch.cat(parts, dim=-1).float()
+
+    def picture(self, state: Any) -> Any:
+        """The first scene of a state, for a renderer."""
+        x = self.bodies(state).x[:1].detach().cpu()
+        poses = {name: body.pose(x)[0] for name, body in self.scene.bodies.items()}
+        return self.scene.picture(x[0], poses)
