@@ -4,6 +4,7 @@ were made and what they were measured to do.
     laws/NAME.safetensors       constitutive laws, `rheograd.tasks.nclaw.load_law(NAME)`
     steppers/NAME.safetensors   particle steppers, `rheograd.tasks.runs.stepping.load_stepper(NAME)`
     dcdm/NAME.safetensors       search directions, `rheograd.operators.dcdm.load_net(NAME)`
+    stagger/NAME.safetensors    PDE steps on sub-fields, `rheograd.operators.stagger.load_solver(NAME)`
     tactile/NAME.safetensors    optics of gels, `rheograd.sim.tactile.optics.load_optics(NAME)`
 """
 
@@ -18,7 +19,7 @@ _ROOT = Path(__file__).parent
 
 
 def weights_names(kind: str) -> list[str]:
-    """Names of the weights of one kind, "laws", "steppers", "dcdm" or "tactile"."""
+    """Names of the weights of one kind, "laws", "steppers", "dcdm", "stagger" or "tactile"."""
     return sorted(path.stem for path in (_ROOT / kind).glob("*.safetensors"))
 
 
@@ -26,7 +27,7 @@ def weights(kind: str, name: str | os.PathLike[str]) -> Path:
     """A file of weights: the path itself where there is one, else the shipped one of that name.
 
     Args:
-        kind: "laws", "steppers", "dcdm" or "tactile".
+        kind: "laws", "steppers", "dcdm", "stagger" or "tactile".
         name: path of a file or folder, or one of `weights_names`.
 
     Raises:

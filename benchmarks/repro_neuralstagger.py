@@ -50,12 +50,14 @@ class Row:
     drop: float = 0.0
     width: int = 16
     modes: int = 10
+    finish: str | None = "band"
 
 
 ROWS = {
     "s=1": Row(),
-    "s=2 none": Row(2),
-    "s=4 none": Row(4, modes=7),
+    "s=2 none": Row(2, finish=None),
+    "s=4 none": Row(4, modes=7, finish=None),
+    "s=2 none band": Row(2),
     "s=2 halo": Row(2, coupling="halo"),
     "s=2 stack": Row(2, coupling="stack", width=32),
     "s=2 stack drop": Row(2, coupling="stack", width=32, drop=0.3),
@@ -107,7 +109,7 @@ class Problem:
             u, f = self.field.sample(n, generator), self.forcings(n, generator)
             return self.reference(u, window - 1, f), f.clone()
 
-        return EnvPool(sample, size, seed=seed, lifetime=100, limit=10.0, cold=0.05)
+        return EnvPool(sample, size, seed=seed, lifetime=100, limit=10.0, cold=0.02)
 
 
 def build(row: Row, seed: int = 0, cells: int = 64) -> StaggerSolver:
@@ -129,7 +131,7 @@ def build(row: Row, seed: int = 0, cells: int = 64) -> StaggerSolver:
         scale=0.3,
         context_sigma=0.1,
         drop=row.drop,
-        finish="mean" if row.coupling == "stack" else None,
+        finish=row.finish,
     )
 
 

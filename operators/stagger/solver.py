@@ -16,6 +16,7 @@ from .split import Offset, SpaceSplit, TimeSplit
 __all__ = ["StaggerSolver"]
 
 COUPLINGS = ("none", "halo", "stack")
+FINISHES = (None, "mean", "band")
 Finish = Callable[[Tensor], Tensor]
 
 
@@ -45,8 +46,9 @@ class StaggerSolver(nn.Module):
         drop: "stack": probability that training hides a sub-field; then subsets can run alone here too.
         periodic: whether the box is; else the halo repeats the last cells at its sides.
         execution: of sub-solvers with own weights, "vmap" or "loop".
-        finish: what is done to every fine frame: None, "mean" (take the mean over cells away), or a
-            function of (N, C, *cells), such as `NavierStokes3D.project`.
+        finish: what is done to every fine frame: None; "mean", take the mean over cells away; "band",
+            that, and keep Fourier modes |m| < n/3 of periodic boxes, since seams between sub-fields are
+            noise above; or a function of (N, C, *cells), such as `NavierStokes3D.project`.
 
     Raises:
         InputError: unknown words, numbers out of range, options that exclude each other.
@@ -84,8 +86,8 @@ class StaggerSolver(nn.Module):
         self._require(0 <= drop < 1, "drop in [0, 1)", drop)
         self._require(not drop or coupling == "stack", 'drop only with coupling="stack"', coupling)
         self._require(
-            finish in (None, "mean") or callable(finish),
-            'finish None, "mean" or a function',
+            finish in FINISHES or callable(finish),
+            f"finish out of {FINISHES} or a function",
             finish,
         )
         one = coupling == "stack"
@@ -238,7 +240,17 @@ class StaggerSolver(nn.Module):
             return frames
         if callable(self.finish):
             return self.finish(frames.flatten(0, 1)).view_as(frames)
-        return frames - frames.mean(list(range(-self.split.dims, 0)), keepdim=True)
+        axes = list(range(-self.split.dims, 0))
+        if self.finish == "mean":
+            return frames - frames.mean(axes, keepdim=True)
+        hat = torch.fft.rfftn(frames, dim=axes)
+        for axis in axes:
+            n, last = frames.shape[axis], axis == -1
+            m = torch.fft.rfftfreq(n, 1 / n) if last else torch.fft.fftfreq(n, 1 / n)
+            keep = (3 * m.abs() < n).to(frames)
+            hat = hat * keep.view(-1, *[1] * (-1 - axis))
+        hat[(..., *[0] * len(axes))] = 0.0
+        return torch.fft.irfftn(hat, s=frames.shape[axes[0] :], dim=axes)
 
     def _stacked(self, x: Tensor, B: int, W: int, rows: Sequence[int] | None) -> Tensor:
         """Sub-fields (G, B·W, C + K, *coarse) as channels of one network, and back."""

@@ -30,7 +30,7 @@ def save_solver(path: str | os.PathLike[str], solver: StaggerSolver, half: bool 
 
     Args:
         path: the file.
-        solver: whose `finish` is None or "mean".
+        solver: whose `finish` is no function.
         half: whether weights are kept in float16.
 
     Raises:
@@ -39,7 +39,7 @@ def save_solver(path: str | os.PathLike[str], solver: StaggerSolver, half: bool 
     net = solver.nets.body.net
     if not isinstance(net, GridOperator) or callable(solver.finish):
         got = f"{type(net).__name__}, finish = {solver.finish}"
-        expected = 'a GridOperator as backbone, finish None or "mean"'
+        expected = 'a GridOperator as backbone, a word or None as finish'
         raise InputError(message("save_solver", expected, got, "Save its state_dict yourself"))
     config: dict[str, Any] = {
         "system": "stagger",
