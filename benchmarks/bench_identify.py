@@ -1,0 +1,147 @@
+"""How many simulations does it take to identify a gel sensor and its contact?
+
+    python benchmarks/bench_identify.py [--quick] [--machine NAME]
+
+A dome with 136 markers presses, twists, rolls and slides on a table; hidden are Young's modulus,
+Poisson's ratio, stiffness of contact and friction. One simulation is all four motions once. `within_5`:
+the simulation from which on the best candidate so far has all parameters within 5 % of the hidden ones;
+`same_pixels`: the one at which a method first has the marker error that Gauss-Newton had when it was
+within 5 %. Also what markers, forces and pictures can tell at all, recovery from noise, and from a
+picture of one motion. One thread. Writes results/identify.<machine>.json; `--quick` runs small sizes
+and writes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from results import Results, parser
+from rheograd.sim.tactile import dome
+from rheograd.sim.tactile.camera import dome_camera
+from rheograd.sim.tactile.lights import three_lights
+from rheograd.tasks.tactile.identifiability import identifiability
+from rheograd.tasks.tactile.identify import identify
+from rheograd.tasks.tactile.pictures import lit_pictures
+from rheograd.tasks.tactile.probe import dome_probe
+from rheograd.tasks.tactile.residuals import Noise, Residuals
+
+TRUTH = {"E": 1.18e5, "nu": 0.47, "stiffness": 1.2e4, "friction": 0.5}
+GUESSES = [
+    {"E": 2.5e5, "nu": 0.42, "stiffness": 4e4, "friction": 0.25},
+    {"E": 6e4, "nu": 0.35, "stiffness": 5e3, "friction": 0.8},
+    {"E": 2e5, "nu": 0.48, "stiffness": 3e3, "friction": 0.2},
+]
+"""Factors of 1.7 to 4 away; the search may go to a factor of ten."""
+BUDGETS = {"gauss-newton": 60, "lbfgs": 60, "cma": 480, "bayes": 150}
+"""Simulations at most."""
+RUNS = {"gauss-newton": 3, "lbfgs": 3, "cma": 2, "bayes": 1}
+"""Guesses to start from; as many as the time allows."""
+
+
+def row(found, truth=TRUTH) -> dict:
+    """What a search found and took."""
+    reached = found.cost_to(truth)
+    errors = {f"error_{k}": v for k, v in found.errors(truth).items()}
+    return {
+        "simulations": found.simulations, "gradients": found.gradients, "cpu_s": found.cpu_seconds,
+        "within_5": reached and reached.simulations, "pixels_then": reached and reached.pixels,
+        "pixels": found.pixels, "newtons": found.newtons, "loss": found.loss, **errors,
+        "stopped": found.stopped,
+    }  # fmt: skip
+
+
+def costs(results: Results, probe, guess) -> None:
+    """Processor seconds of a simulation, of one with its backward pass, and of the differences."""
+    r = Residuals(probe, probe.observe(TRUTH), guess)
+    u = torch.zeros(len(guess), dtype=torch.float64)
+    times = []
+    for work in (lambda: r.rows(u[None]), lambda: r.loss_and_gradient(u), lambda: r.jacobian(u)):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    results.add(measure="cost", simulation_s=times[0], gradient_s=times[1], jacobian_s=times[2],
+                entries=r.count, points=len(probe.sensor.mesh.X))  # fmt: skip
+
+
+def tell(results: Results, name: str, probe, sources) -> None:
+    """Standard deviations by source of data."""
+    for use in sources:
+        found = identifiability(probe, TRUTH, use=use)
+        results.add(
+            measure="tells", motions=name, use="+".join(use), condition=found.condition,
+            **{f"deviation_{k}": v for k, v in found.deviation.items()},
+            **{f"alone_{k}": v for k, v in found.alone.items()},
+            **{f"weakest_{k}": v for k, v in found.weakest.items()},
+        )  # fmt: skip
+
+
+def search(results: Results, probe, runs, budgets) -> None:
+    """Methods from several guesses, without noise; "gauss-newton" comes first."""
+    seen, references = probe.observe(TRUTH), {}
+    for method, count in runs.items():
+        for number, guess in enumerate(GUESSES[:count]):
+            found = identify(probe, seen, guess, method=method, budget=budgets[method], seed=number)
+            known = row(found)
+            if method == "gauss-newton":
+                references[number] = known["pixels_then"]
+            limit = references.get(number)
+            same = limit and found.cost_of_pixels(limit)
+            results.add(measure="search", method=method, guess=number,
+                        same_pixels=same and same.simulations, **known)  # fmt: skip
+
+
+def noisy(results: Results, probe, draws: int) -> None:
+    """Errors over predicted standard deviations."""
+    noise, clean = Noise(), probe.observe(TRUTH)
+    for seed in range(draws):
+        seen = clean.noisy(noise.pixels, noise.newtons, seed=seed)
+        found = identify(probe, seen, GUESSES[0], noise=noise, budget=60)
+        expected = {f"deviation_{k}": v for k, v in found.certainty.deviation.items()}
+        results.add(measure="noise", seed=seed, **row(found), **expected)
+
+
+def pictures(results: Results, cuts: int, scale: float, methods) -> None:
+    """The slide alone, seen by its last picture and felt by its forces, without markers."""
+    mesh = dome(cuts=cuts, layers=1)
+    render = lit_pictures(mesh, dome_camera().scaled(scale), three_lights())
+    probe = dome_probe(cuts, motions=(3,), render=render)
+    tell(results, "slide", probe, (("pictures",), ("pictures", "force"), ("markers", "force")))
+    seen = probe.observe(TRUTH)
+    for method in methods:
+        found = identify(
+            probe, seen, GUESSES[0], method=method, use=("pictures", "force"), budget=60
+        )
+        results.add(
+            measure="pictures", method=method, picture=list(seen.pictures.shape), **row(found)
+        )
+
+
+def main() -> None:
+    given = parser(__doc__).parse_args()
+    given.device = "cpu"
+    torch.set_num_threads(1)
+    results = Results("identify", given)
+    if given.quick:
+        probe = dome_probe(2, markers=24, motions=(0, 3), press_steps=2, move_steps=2)
+        costs(results, probe, GUESSES[0])
+        tell(results, "press, slide", probe, (("markers",), ("markers", "force")))
+        runs = {"gauss-newton": 1, "lbfgs": 1, "cma": 1}
+        search(results, probe, runs, {**BUDGETS, "cma": 24})
+        return
+    probe = dome_probe(2)
+    costs(results, probe, GUESSES[0])
+    sources = (("markers",), ("force",), ("markers", "force"))
+    tell(results, "four", probe, sources)
+    tell(results, "four, ten times slower", dome_probe(2, dt=0.05), sources)
+    search(results, probe, RUNS, BUDGETS)
+    noisy(results, probe, 4)
+    pictures(results, 2, 0.1, ("gauss-newton", "lbfgs"))
+    finer = dome_probe(3)
+    costs(results, finer, GUESSES[0])
+    found = identify(finer, finer.observe(TRUTH), GUESSES[0], budget=60)
+    results.add(measure="finer", points=len(finer.sensor.mesh.X), **row(found))
+
+
+if __name__ == "__main__":
+    main()
