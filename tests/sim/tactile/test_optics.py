@@ -258,7 +258,7 @@ def test_save_and_load(tmp_path):
     assert torch.equal(model(n, r, r[:, :2]), again(n, r, r[:, :2]))
 
 
-@pytest.mark.parametrize("name", ["dome"])
+@pytest.mark.parametrize("name", ["dome", "pad"])
 def test_what_ships_renders_presses_it_has_not_seen(name):
     assert name in weights_names("tactile")
     path = weights("tactile", name)
