@@ -199,7 +199,7 @@ class TactileTask(AxisTask[Any]):
 
     def error(self, state: Any) -> Tensor:
         """What adds up in squares over the episode, (B,); nothing."""
-        return state.x.new_zeros(state.batch_size)
+        return self.bodies(state).x.new_zeros(state.batch_size)
 
     def bodies(self, state: Any) -> FEMState:
         """The part of a state that the implicit solver steps."""

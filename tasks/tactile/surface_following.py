@@ -59,7 +59,7 @@ class SurfaceFollowing(TactileTask):
 
     Config = SurfaceFollowingConfig
     config: SurfaceFollowingConfig
-    search_defaults = TactileTask.search_defaults | {"gradient": {"expand": False, "lr": 0.03}}
+    search_defaults = TactileTask.search_defaults | {"gradient": {"expand": False, "lr": 0.01}}
 
     def build(self, scene: Scene) -> None:
         c, mesh = self.config, self.dome()

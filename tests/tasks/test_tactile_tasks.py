@@ -12,7 +12,13 @@ from rheograd.tasks import tactile  # noqa: F401  registers the built-in tasks
 from rheograd.tasks.core import TASKS, task_by_name
 
 NANO = sorted(n for n in TASKS if n.startswith("tactile/") and n.endswith("-nano"))
-LONG = ()
+LONG = (
+    "cable-straightening",
+    "grasp-elastic",
+    "grasp-plastic",
+    "object-reposing",
+    "peg-insertion",
+)
 """Tasks whose tests take more than some seconds, for the slow tests."""
 SHORT = 4
 """Actions that the tests run."""
@@ -54,7 +60,8 @@ def test_last_force_against_differences(task):
     actions = nominal(task).requires_grad_()
     (gradient,) = torch.autograd.grad(last_force(task, actions).sum(), actions)
     direction = torch.linspace(1.0, 0.3, task.action_size) * task.action_limit
-    eps, rows = 1e-4, (0, SHORT - 1)
+    # Material points begin and end to touch one by one, each with a kink.
+    eps, rows = 1e-6 if hasattr(task, "clay") else 1e-4, (0, SHORT - 1)
     shift = torch.zeros(2, *actions.shape[1:], dtype=actions.dtype)
     shift[[0, 1], list(rows)] = direction.to(actions)
     with torch.no_grad():
