@@ -31,8 +31,8 @@ GUESS = {"E": 2.2e5, "nu": 0.42, "stiffness": 3e4, "friction": 0.3}
 
 @functools.lru_cache
 def nano(**options):
-    """A coarse dome that presses and slides in four steps."""
-    sizes = {"press_steps": 2, "move_steps": 2, "markers": 24, "motions": (3,), "tol": 1e-9}
+    """A coarse dome that presses and slides in three steps."""
+    sizes = {"press_steps": 2, "move_steps": 1, "markers": 24, "motions": (3,), "tol": 1e-9}
     return dome_probe(cuts=2, **(sizes | options))
 
 
@@ -51,7 +51,7 @@ def pictured():
 def test_candidates_of_a_batch_are_independent():
     both = {k: torch.tensor([v, GUESS[k]]) for k, v in TRUTH.items()}
     found = nano().simulate(both)
-    assert found.markers.shape == (2, 1, 4, 24, 2) and found.force.shape == (2, 1, 4, 3)
+    assert found.markers.shape == (2, 1, 3, 24, 2) and found.force.shape == (2, 1, 3, 3)
     for s, values in enumerate((TRUTH, GUESS)):
         alone = nano().observe(values)
         assert float((found.markers[s] - alone.markers).abs().max()) < 1e-5
@@ -61,7 +61,7 @@ def test_candidates_of_a_batch_are_independent():
 @pytest.mark.parametrize("wrt", list(TRUTH))
 def test_residuals_have_exact_gradients(wrt):
     """Markers and forces of all steps, in every parameter."""
-    probe = nano(tol=1e-11, move_steps=1)
+    probe = nano(tol=1e-11)
     residuals = Residuals(probe, probe.observe(TRUTH), GUESS)
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(residuals.count, generator=generator, dtype=torch.float64)
