@@ -313,3 +313,15 @@ def test_shedding_frequency_of_a_wave():
         assert abs(float(shedding_frequency(torch.sin(2 * torch.pi * f * t + 0.3))) - f) < 0.1
     signal = torch.sin(2 * torch.pi * 4 * t)[None]
     assert taylor_test(lambda x: shedding_frequency(x).sum(), signal).passed()
+
+
+def test_the_shipped_solver_finds_the_strength_of_a_forcing():
+    """Acceptance 6: from ω(2) of the implicit solver, through the network, in 50 updates."""
+    solver, grid = load_solver("vorticity-64"), Grid((64, 64))
+    pde = NavierStokes2D(grid, 0.1, 1e-3, discretization="arakawa", scheme="crank_nicolson")
+    field = GaussianField(grid, 2.5, 7.0, 2**0.5 * 7**1.5, modes=31)
+    start = pde.initial_state(field.sample(2, torch.Generator().manual_seed(5)))
+    wave = fourier_waves(grid.points(torch.zeros(())), [(1, 1)]).sum(0, keepdim=True)
+    target = rollout(pde, start, 20, {"forcing": 0.1 * wave}).final.u
+    found = fit_forcing(solver, start.u, target, wave, 20, updates=50, lr=0.02)
+    assert abs(float(found.amplitudes) - 0.1) < 0.005
