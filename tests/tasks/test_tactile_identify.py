@@ -18,10 +18,11 @@ from rheograd.sim.tactile import GelSensor, dome
 from rheograd.sim.tactile.camera import dome_camera
 from rheograd.sim.tactile.lights import three_lights
 from rheograd.sim.tactile.markers import fibonacci_markers
+from rheograd.sim.tactile.optics import OpticalModel
 from rheograd.tasks.tactile.bayes import bayesian_search
 from rheograd.tasks.tactile.identifiability import identifiability
 from rheograd.tasks.tactile.identify import Identified, identify
-from rheograd.tasks.tactile.pictures import lit_pictures
+from rheograd.tasks.tactile.pictures import learned_pictures, lit_pictures
 from rheograd.tasks.tactile.probe import Probe, Seen, dome_motions, dome_probe
 from rheograd.tasks.tactile.residuals import Evaluation, Noise, Residuals
 
@@ -90,6 +91,25 @@ def test_pictures_have_exact_gradients():
 
     report = taylor_test(f, {"scale": torch.ones(1).double()}, wrt=["scale"], eps0=2e-3, levels=3)
     assert report.passed(), report
+
+
+def test_pictures_of_a_learned_model():
+    """The photograph without contact where nothing moved, and a gradient where something did."""
+    mesh, camera = dome(cuts=2, layers=1), dome_camera().scaled(0.05)
+    ground = torch.rand(24, 32, 3, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = OpticalModel()
+    render = learned_pictures(mesh, camera, model, ground)
+    assert next(model.parameters()).dtype == torch.float32  # it is left as it was
+    x = mesh.X[None].clone().requires_grad_()
+    assert float((render(x)[0] - ground).detach().abs().max()) < 1e-12
+    push = torch.zeros_like(x)
+    push[0, mesh.X[:, 2].argmax(), 2] = -1e-3
+    moved = render(x + push)
+    assert moved.shape == (1, 24, 32, 3) and float((moved[0] - ground).detach().abs().max()) > 1e-5
+    moved.square().sum().backward()
+    assert x.grad is not None and float(x.grad.abs().max()) > 0
 
 
 def test_differences_agree_with_the_backward_pass():
