@@ -20,6 +20,7 @@ def well(path, b=3, t=5, cells=(6, 4)):
             "density": (draw(b, t, n, m), True, True, [True, True]),
             "mask": (draw(n, m), False, False, [True, True]),
             "depth": (draw(b, n), True, False, [True, False]),
+            "height": (draw(b, n, 1), True, False, [True, False]),
             "forcing": (draw(t, m), False, True, [False, True]),
         },
         "t1_fields": {"velocity": (draw(b, t, n, m, 2), True, True, [True, True])},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .batches import EpochBatches
 from .fields import RowBatch, RowBatches
+from .pairs import FieldPairs, PairBatches
 from .particles import KINDS, ParticleBatch, Statistics, collate
 from .sources import farthest_points
 from .windows import ParticleWindows
@@ -11,6 +12,8 @@ from .windows import ParticleWindows
 __all__ = [
     "KINDS",
     "EpochBatches",
+    "FieldPairs",
+    "PairBatches",
     "ParticleBatch",
     "ParticleWindows",
     "RowBatch",

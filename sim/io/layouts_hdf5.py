@@ -147,16 +147,20 @@ def _well_field(
     """Its axes by the attributes; components as The Well's own reader calls them."""
     sample, time = (bool(data.attrs.get(k, True)) for k in ("sample_varying", "time_varying"))
     varies = np.atleast_1d(data.attrs.get("dim_varying", [True] * len(axes)))
-    letters = "b" * sample + "t" * time + "".join(str(k) for k, v in enumerate(varies) if v)
-    length = dict(zip("bt012", whole, strict=False))
-    expected = tuple(length[a] for a in letters)
-    tail, n = data.shape[len(expected) :], len(axes)
+    length = dict(zip("bt012", whole, strict=False)) | {"-": 1}
+    lead, n = "b" * sample + "t" * time, len(axes)
+    # An axis along which nothing varies is left out, as the format says, or has length one, as the
+    # package of The Well expects.
+    forms = [lead + "".join(str(k) if v else hole for k, v in enumerate(varies)) for hole in "-_"]
+    forms = [form.replace("_", "") for form in forms]
     components = {0: [()], 1: [(n,)], 2: [(n, n), (n * n,)]}[order]
-    if (
-        data.shape[: len(expected)] != expected
-        or len(tail) != len(components[0])
-        and tail not in components
-    ):
+    ranks = {len(c) for c in components}
+    fits = [form for form in forms if len(data.shape) - len(form) in ranks
+            and data.shape[: len(form)] == tuple(length[a] for a in form)]  # fmt: skip
+    letters = fits[0] if fits else forms[-1]
+    tail = data.shape[len(letters) :]
+    if not fits or (len(tail) < len(components[0]) and tail not in components):
+        expected = tuple(length[a] for a in letters)
         text = f"{name} of shape {(*expected, *components[0])}, as its attributes say"
         refuse(path, text, f"{data.shape}", "Download the file again, or correct its attributes")
     marks = ["".join(m) for m in itertools.product(axes, repeat=order)]

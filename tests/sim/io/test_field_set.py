@@ -26,10 +26,19 @@ def test_the_well(tmp_path):
     assert data.channels("velocity") == ("velocity_x", "velocity_y")
     assert data.channels("D") == ("D_xx", "D_xy", "D_yx", "D_yy")
     same(data.read("D")[:, :, 1], arrays["D"][..., 0, 1])
+    with h5py.File(tmp_path / "w.hdf5", "r+") as file:  # as the text of the format has it
+        value = file["t2_fields/D"][()]
+        attributes = dict(file["t2_fields/D"].attrs)
+        del file["t2_fields/D"]
+        file["t2_fields/D"] = value.reshape(3, 5, 6, 4, 4)
+        file["t2_fields/D"].attrs.update(attributes)
+    flat = open_fields(tmp_path / "w.hdf5").read("D")
+    same(flat, arrays["D"].reshape(3, 5, 6, 4, 4).transpose(0, 1, 4, 2, 3))
     # what the file stores once is repeated
     assert data.varies("forcing") and not data.varies("mask") and not data.varies("depth")
     same(data.read("mask", 2), arrays["mask"][None, None])
     same(data.read("depth"), np.broadcast_to(arrays["depth"][:, None, :, None], (3, 1, 6, 4)))
+    same(data.read("height"), np.broadcast_to(arrays["height"][:, None], (3, 1, 6, 4)))
     same(data.read("forcing", 0, [4, 1])[0, :, 0, 3], arrays["forcing"][[4, 1]])
     joined = data.read(["depth", "velocity"], 1)
     assert joined.shape == (1, 5, 3, 6, 4)
