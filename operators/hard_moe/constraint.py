@@ -1,0 +1,144 @@
+"""A PDE as a hard constraint: a layer that fits weights of basis functions, and its exact derivative.
+
+    w* = argmin ½ ‖r(w, θ)‖²,    F = ∂_w ½ ‖r‖² = 0    ⇒    dw*/dθ = −H⁻¹ ∂F/∂θ,    H = ∂F/∂w
+
+θ is everything the rows hold, and through it the network that made the basis. With more rows than
+unknowns r does not vanish, so H needs the second derivatives of r: JᵀJ alone gives a wrong gradient.
+
+Source: Chalapathi et al. 2024 (PI-HC-MoE), §3.2; Negiar et al. 2023; Blondel et al. 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...sim.core.errors import InputError, message
+from ...sim.core.factors import Factor
+from ...sim.core.implicit import SolveInfo, implicit_solve
+from ...sim.core.linear_map import Operator
+from .least_squares import Fit, FitConfig, Rows, fit, gradient, hessian
+
+__all__ = ["GRADIENTS", "HardConstraint"]
+
+GRADIENTS = ("full", "gauss_newton", "unroll", "none")
+"""How a constraint may be differentiated."""
+
+
+class HardConstraint(nn.Module):
+    """Weights w (S, N) that fit S systems of rows; see `Rows` for what they hold.
+
+    Memory does not depend on the iterations, but for "unroll". Backward is one Cholesky factorization
+    and one pass through the rows.
+
+    Args:
+        residual: ρ, (z (S, Q, M), params) → (S, M), each row from its own numbers.
+        config: of the fit.
+        grad: "full" takes H and is exact; "gauss_newton" takes JᵀJ, which is exact only where the
+            residual vanishes; "unroll" differentiates the iteration; "none" gives constants.
+        throw: raise when a fit has not converged; otherwise its gradient is biased by what is left.
+
+    Raises:
+        InputError: unknown `grad`.
+
+    Differentiable in all of the rows, once by "unroll", any number of times by "full".
+    """
+
+    def __init__(
+        self, residual: Any, config: FitConfig | None = None, grad: str = "full", throw: bool = True
+    ) -> None:
+        super().__init__()
+        if grad not in GRADIENTS:
+            expected = f"grad out of {GRADIENTS}"
+            raise InputError(message("HardConstraint", expected, grad, "Choose one"))
+        self.residual, self.config = residual, config or FitConfig()
+        self.grad, self.throw = grad, throw
+        self.last: Fit | None = None
+        """The last fit: cost, iterations, cosine of every system."""
+        self.info = SolveInfo()
+        """Residual of the last backward solve."""
+
+    def forward(self, rows: Rows, start: Tensor | None = None) -> Tensor:
+        """Weights (S, N).
+
+        Args:
+            rows: what to fit.
+            start: first guess (S, N), without gradient; default 0.
+
+        Raises:
+            InputError: shapes that do not fit, fewer rows than unknowns, a residual that does not
+                depend on z; in backward: H not positive definite, i.e. basis functions that the rows
+                cannot tell apart, or a saddle.
+            ConvergenceError: with iterations and residual, if `throw`.
+        """
+        where = "HardConstraint"
+        rows.check(where, self.residual)
+        S, _, _, N = rows.terms.shape
+        if start is None:
+            start = rows.terms.new_zeros(S, N)
+        if start.shape != (S, N):
+            raise InputError(message(where, f"a start of shape {(S, N)}", start, "Match it"))
+        if self.grad == "unroll":
+            result = fit(self.residual, rows, start.detach().to(rows.terms), self.config)
+            self._keep(where, result)
+            return result.w
+        frozen = rows.detach()
+        with torch.no_grad():
+            result = fit(self.residual, frozen, start.detach().to(frozen.terms), self.config)
+        self._keep(where, result)
+        w = result.w
+        if self.grad == "none" or not torch.is_grad_enabled():
+            return w
+        return implicit_solve(
+            lambda x, theta: gradient(self.residual, theta, x),
+            lambda *_: w,
+            w,
+            rows,
+            structure="spd",
+            adjoint_solver=_Normal(self.residual, frozen, w, self.grad == "full"),
+            tol=math.inf,  # the fit knows what it has reached, and has raised
+            batch_dims=1,
+            info=self.info,
+        )
+
+    def _keep(self, where: str, result: Fit) -> None:
+        self.last = result.detach()
+        tol = self.config.tol or (1e-9 if result.w.dtype == torch.float64 else 1e-4)
+        if self.throw:
+            self.last.require(where, tol)
+
+
+class _Normal(Factor):
+    """Cholesky factors of H or G, scaled to a unit diagonal, made when first needed; one refinement."""
+
+    name = "HardConstraint.backward"
+
+    def __init__(self, residual: Any, rows: Rows, w: Tensor, full: bool) -> None:
+        self.tol = 1e-6 if w.dtype == torch.float64 else 1e-2
+        self.make, self.lower = lambda: hessian(residual, rows, w, full), None
+        self.operator = Operator(self._product, self._product, w)
+
+    def _product(self, v: Tensor) -> Tensor:
+        return (self.A @ v[..., None])[..., 0]
+
+    def _solve(self, b, x0, transpose, tol):
+        if self.lower is None:
+            self.A = self.make()
+            D = self.A.diagonal(dim1=1, dim2=2)
+            self.s = D.clamp_min(torch.finfo(D.dtype).tiny).rsqrt()
+            unit = self.A * self.s[:, :, None] * self.s[:, None, :]
+            self.lower, info = torch.linalg.cholesky_ex(unit)
+            if bool((info != 0).any()):
+                first = int((info != 0).nonzero()[0])
+                got = f"{int((info != 0).sum())} of {len(b)} that are not, the first system {first}"
+                fix = "Add a ridge, sample more points, or use fewer basis functions"
+                raise InputError(message(self.name, "H positive definite", got, fix))
+        x = self._once(b)
+        x = x + self._once(b - self._product(x))
+        return x, torch.zeros(len(b), dtype=torch.long, device=b.device)
+
+    def _once(self, b: Tensor) -> Tensor:
+        return self.s * torch.cholesky_solve((self.s * b)[..., None], self.lower)[..., 0]
