@@ -142,9 +142,9 @@ class GraspPlastic(Grasping):
         return torch.cat((super().observation(state), clay.float()), -1)
 
     def picture(self, state: Any) -> Any:
-        drawn = super().picture(state)
-        drawn.x, drawn.spacing = state.mpm.x[0].detach().cpu(), 0.5 * self._cell
-        return drawn
+        x = state.mpm.x[0].detach().cpu().numpy()
+        clay = {"x": x, "spacing": 0.5 * self._cell, "groups": {"clay": (0, len(x))}}
+        return dataclasses.replace(super().picture(state), **clay)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from ...sim.core.colliders import Collider
 from ...sim.core.colliders_rigid import RigidBody
+from ...sim.core.csg import Part
 from ...sim.core.rotations import rotate
+from ...sim.core.sampled_shape import Sampled
 from ...sim.core.shapes import Plane
 from ...sim.coupling import AffineBody, RigidContact, body_samples, point_samples
 from ...sim.fem import FEMModel, Handle, Rod, Solid
@@ -79,6 +81,7 @@ class Scene:
         """Triangles that collide, or segments of rods, in the numbering of all points."""
         self._x: list[Tensor] = []
         self._area: dict[str, Tensor] = {}
+        self._meshes: dict[str, Any] = {}
 
     @property
     def x(self) -> Tensor:
@@ -170,8 +173,16 @@ class Scene:
         for plate in self.plates:
             if not isinstance(plate.shape, Plane):
                 pose = (*plate.position, *plate.orientation)
-                tools.append(Tool(plate.shape, pose, "#c3c9cf", name=plate.name))
+                tools.append(Tool(self._drawable(plate), pose, "#c3c9cf", name=plate.name))
         return Picture(meshes=meshes, tools=tools)
+
+    def _drawable(self, plate: Collider) -> Any:
+        """Shape of a plate; of expressions a mesh, made once."""
+        if not isinstance(plate.shape, Part):
+            return plate.shape
+        if plate.name not in self._meshes:
+            self._meshes[plate.name] = Sampled(plate.shape, resolution=96, margin=0.05)
+        return self._meshes[plate.name]
 
     def model(self, touch: Touch, gravity: float) -> FEMModel:
         """The model, with contact between all that may meet."""
