@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError, message
+from ...sim.io.field_parts import BLOCK
 from ...sim.io.field_set import FieldSet
 from .fields import RowBatch
 
@@ -106,21 +108,33 @@ class FieldPairs:
                     f"FieldPairs: expected an index in [0, {len(self)}); got {i}. Check len()."
                 )
         wanted = [i % len(self) for i in wanted]
-        groups: dict[int, tuple[list[int], list[int]]] = {}
-        for place, i in enumerate(wanted):
-            row, start = divmod(i, len(self.starts))
-            places, rows = groups.setdefault(start, ([], []))
-            places.append(place)
-            rows.append(self.trajectories[row])
         x = torch.empty((len(wanted), self.in_channels, *self.data.cells), dtype=self.dtype)
         y = torch.empty((len(wanted), self.out_channels, *self.data.cells), dtype=self.dtype)
-        for start, (places, rows) in groups.items():
-            order = sorted(range(len(rows)), key=rows.__getitem__)  # files like rising indices
-            rows, where = [rows[k] for k in order], [places[k] for k in order]
-            s = self.starts[start]
-            x[where] = self._join(self.inputs, rows, [s + k for k in self.past])
-            y[where] = self._join(self.targets, rows, [s + k for k in self.future])
+        for rows, starts, places in self._groups(wanted):
+            x[places] = self._join(self.inputs, rows, starts, self.past)
+            y[places] = self._join(self.targets, rows, starts, self.future)
         return x, y
+
+    def _groups(self, wanted: Sequence[int]) -> Iterator[tuple[list[int], list[int], Tensor]]:
+        """Trajectories with the same starts, these, and the places (B, J) of both in the result.
+
+        A trajectory is read once, whatever the number of its windows.
+        """
+        own: dict[int, list[tuple[int, int]]] = {}
+        for place, i in enumerate(wanted):
+            row, start = divmod(i, len(self.starts))
+            own.setdefault(self.trajectories[row], []).append((self.starts[start], place))
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for row in sorted(own):  # files like rising indices
+            alike.setdefault(tuple(s for s, _ in own[row]), []).append(row)
+        cells = math.prod(self.data.cells)
+        for starts, rows in alike.items():
+            channels = self.in_channels + self.out_channels
+            many = max(1, BLOCK // (8 * channels * cells * len(starts)))
+            for k in range(0, len(rows), many):
+                part = rows[k : k + many]
+                places = torch.tensor([[place for _, place in own[row]] for row in part])
+                yield part, list(starts), places
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return (self[i] for i in range(len(self)))
@@ -138,11 +152,8 @@ class FieldPairs:
     @property
     def nbytes(self) -> int:
         """Memory that `pairs[:]` takes."""
-        cells = 1
-        for n in self.data.cells:
-            cells *= n
-        item = torch.empty((), dtype=self.dtype).element_size()
-        return len(self) * (self.in_channels + self.out_channels) * cells * item
+        row = (self.in_channels + self.out_channels) * math.prod(self.data.cells)
+        return len(self) * row * self.dtype.itemsize
 
     def batches(self, size: int, seed: int | None = 0) -> PairBatches:
         """Batches that are read while training runs; see `PairBatches`."""
@@ -153,18 +164,28 @@ class FieldPairs:
         times = {n: frames if n not in self._scalars and self.data.varies(n) else 1 for n in names}
         return sum(sizes[n] * times[n] for n in names)
 
-    def _join(self, names: Sequence[str], rows: list[int], frames: list[int]) -> Tensor:
-        values = []
+    def _join(
+        self, names: Sequence[str], rows: list[int], starts: list[int], offsets: range
+    ) -> Tensor:
+        """(B, J, C, *cells): the frames start + offset of each trajectory and each of J starts."""
+        cells, values = self.data.cells, []
+        frames = sorted({s + k for s in starts for k in offsets})
+        place = {t: k for k, t in enumerate(frames)}
+        index = torch.tensor([[place[s + k] for k in offsets] for s in starts])
         for name in names:
             if name in self._scalars:
                 number = self._scalars[name][rows].to(self.dtype)
-                number = number[:, (frames or [0])[-1]] if number.ndim > 1 else number
-                one = number.reshape(-1, *[1] * (1 + len(self.data.cells)))
-                values.append(one.expand(-1, 1, *self.data.cells))
+                if number.ndim > 1:  # the one at the last frame of the input
+                    number = number[:, [s + (offsets[-1] if len(offsets) else 0) for s in starts]]
+                else:
+                    number = number[:, None].expand(-1, len(starts))
+                value = number.reshape(*number.shape, *[1] * (1 + len(cells)))
             else:
                 value = self.data.read(name, rows, frames, dtype=self.dtype, check=self.check)
-                values.append(value.flatten(1, 2) if self.data.varies(name) else value)
-        return torch.cat(values, 1)
+                varies = self.data.varies(name)
+                value = value[:, index].flatten(2, 3) if varies else value.unsqueeze(1)
+            values.append(value.expand(len(rows), len(starts), value.shape[2], *cells))
+        return torch.cat(values, 2)
 
 
 class PairBatches:

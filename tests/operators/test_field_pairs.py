@@ -41,6 +41,35 @@ def test_windows_are_the_frames_they_say(tmp_path):
     )
 
 
+def test_a_frame_is_read_once(tmp_path, monkeypatch):
+    """All windows of samples in groups, and batches of an array that no memory holds."""
+    data = open_fields_of(files.pdebench_groups, tmp_path / "g.h5")
+    read, take = [], h5py.Dataset.__getitem__
+
+    def count(self, index):
+        value = take(self, index)
+        read.append(value.size)
+        return value
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", count)
+    pairs = FieldPairs(data, "data", "data", past=2)
+    x, y = pairs[:]
+    assert len(x) == 3 * 2 and sum(read) == 3 * (3 + 2) * 6 * 4 * 2
+    with h5py.File(tmp_path / "big.hdf5", "w") as file:
+        shape = (4096, 200, 512, 512)
+        file.create_dataset("tensor", shape, "f4", chunks=(1, 1, 128, 128), fillvalue=0.5)
+        files.coordinates(file, shape[2:])
+    batches = FieldPairs(open_fields(tmp_path / "big.hdf5").thin(8), "tensor", "tensor").batches(4)
+    read.clear()
+    assert len(batches) == 4096 * 199 // 4 and batches[3].rows["x"].shape == (4, 1, 64, 64)
+    assert sum(read) == 4 * 2 * 512**2
+
+
+def open_fields_of(write, path):
+    write(path)
+    return open_fields(path)
+
+
 def test_what_is_refused(tmp_path):
     files.well(tmp_path / "w.h5")
     data = open_fields(tmp_path / "w.h5")
