@@ -153,7 +153,8 @@ def _well_field(
     # package of The Well expects.
     forms = [lead + "".join(str(k) if v else hole for k, v in enumerate(varies)) for hole in "-_"]
     forms = [form.replace("_", "") for form in forms]
-    components = {0: [()], 1: [(n,)], 2: [(n, n), (n * n,)]}[order]
+    kinds: dict[int, list[tuple[int, ...]]] = {0: [()], 1: [(n,)], 2: [(n, n), (n * n,)]}
+    components = kinds[order]
     ranks = {len(c) for c in components}
     fits = [form for form in forms if len(data.shape) - len(form) in ranks
             and data.shape[: len(form)] == tuple(length[a] for a in form)]  # fmt: skip
