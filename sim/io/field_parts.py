@@ -18,13 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import StateError, message
+from ..core.errors import RheogradError, StateError, message
 from .store_format import StoreError
 
 __all__ = ["Part", "Stored", "read_part"]
 
 BLOCK = 1 << 26
 """Bytes of a file that are in memory at a time, beside the result."""
+DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError)
+"""What HDF5 raises on bytes that are not what they were."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +126,9 @@ def read_part(
                     if check:
                         _finite(part, name, value, block, times)
                     out[b : b + len(block), t : t + len(times)] = torch.from_numpy(value)
-    except (OSError, KeyError, ValueError) as error:
-        if isinstance(error, StoreError):
-            raise
+    except RheogradError:
+        raise
+    except DAMAGE as error:
         fix = "Copy or download the file again"
         expected = f"{name} of {part.path} to be readable"
         raise StoreError(message("open_fields", expected, str(error), fix)) from error

@@ -18,8 +18,8 @@ import h5py
 import torch
 from torch import Tensor
 
-from ..core.errors import InputError, message
-from .field_parts import Part, read_part
+from ..core.errors import InputError, RheogradError, message
+from .field_parts import DAMAGE, Part, read_part
 from .layouts_arrays import mat5_part, mat73_part, torch_part
 from .layouts_hdf5 import KNOWN, hdf5_part, refuse
 from .store_format import StoreError
@@ -71,9 +71,9 @@ def _part(path: Path, dim: int | None) -> Part:
             return mat5_part(path, dim)
         if h5py.is_hdf5(path):
             return mat73_part(path, dim) if head.startswith(b"MATLAB 7.3") else hdf5_part(path)
-    except StoreError:
+    except RheogradError:
         raise
-    except (OSError, KeyError, ValueError) as error:
+    except DAMAGE as error:
         fix = "Check the path; a cut file has to be copied or downloaded again"
         expected = "a file that can be opened"
         raise StoreError(message("open_fields", expected, f"{path}: {error}", fix)) from error

@@ -146,7 +146,7 @@ def _well_field(
 ) -> Stored:
     """Its axes by the attributes; components as The Well's own reader calls them."""
     sample, time = (bool(data.attrs.get(k, True)) for k in ("sample_varying", "time_varying"))
-    varies = np.atleast_1d(data.attrs.get("dim_varying", [True] * len(axes)))
+    varies = np.atleast_1d(data.attrs.get("dim_varying", [True] * len(axes))).tolist()
     length = dict(zip("bt012", whole, strict=False)) | {"-": 1}
     lead, n = "b" * sample + "t" * time, len(axes)
     # An axis along which nothing varies is left out, as the format says, or has length one, as the

@@ -229,6 +229,23 @@ def test_cut_files(tmp_path, name):
         assert "again" in str(caught.value)
 
 
+def test_bytes_that_changed(tmp_path):
+    """One kind of error whatever the libraries raise; wrong values are beyond what a file can tell."""
+    random = np.random.default_rng(0)
+    for write in (files.pdebench_scalar, files.pdebench_groups, files.fno_flow, files.torch_darcy):
+        write(tmp_path / "f.pt")
+        whole = np.frombuffer((tmp_path / "f.pt").read_bytes(), np.uint8)
+        for _ in range(15):
+            changed = whole.copy()
+            changed[random.integers(0, len(whole), 20)] = random.integers(0, 256, 20)
+            (tmp_path / "f.pt").write_bytes(changed.tobytes())
+            try:
+                data = open_fields(tmp_path / "f.pt")
+                [data.read(name) for name in data.names]
+            except (StoreError, StateError) as error:
+                assert "f.pt" in str(error)
+
+
 def test_unknown_layouts_and_damaged_ones(tmp_path):
     with pytest.raises(StoreError, match="no.h5"):
         open_fields(tmp_path / "no.h5")
