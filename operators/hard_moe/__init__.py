@@ -6,7 +6,33 @@ mixture-of-experts", arXiv 2402.13412.
 
 from __future__ import annotations
 
+from .boxes import BoxRouter, sample_points, windows
 from .constraint import GRADIENTS, HardConstraint
+from .data import SorptionData, evaluate, first_frames, sorption_data
 from .least_squares import Fit, FitConfig, Rows, fit
+from .model import MODES, HardOperator
+from .problems import PointProblem, Problem, StepProblem
+from .shards import entering, share_out
 
-__all__ = ["GRADIENTS", "Fit", "FitConfig", "HardConstraint", "Rows", "fit"]
+__all__ = [
+    "GRADIENTS",
+    "MODES",
+    "BoxRouter",
+    "Fit",
+    "FitConfig",
+    "HardConstraint",
+    "HardOperator",
+    "PointProblem",
+    "Problem",
+    "Rows",
+    "SorptionData",
+    "StepProblem",
+    "entering",
+    "evaluate",
+    "first_frames",
+    "fit",
+    "sample_points",
+    "share_out",
+    "sorption_data",
+    "windows",
+]

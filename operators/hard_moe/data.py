@@ -1,0 +1,140 @@
+"""Diffusion–sorption to learn from and to compare with, one simple and one rich set of first frames."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ...sim.core.errors import InputError, message
+from ...sim.grid.pdes import DiffusionSorption, GaussianField, Grid, sorption_sides
+from ..layers.norms import relative_l2
+from .model import HardOperator
+
+__all__ = ["SorptionData", "evaluate", "first_frames", "sorption_data"]
+
+KINDS = ("scalar", "rich")
+
+
+@dataclasses.dataclass(frozen=True)
+class SorptionData:
+    """First frames and what the solver makes of them."""
+
+    pde: DiffusionSorption
+    """The equation with the time between frames as its step."""
+    u0: Tensor
+    """First frames (S, X) float64."""
+    u: Tensor
+    """Frames 0 … F, (S, F + 1, X), by steps much shorter than frames."""
+
+    def floor(self) -> float:
+        """Relative L² error of implicit steps as long as frames: what `StepProblem` can reach."""
+        state, frames = self.pde.initial_state(self.u0[:, None]), [self.u0]
+        with torch.no_grad():
+            for _ in range(self.u.shape[1] - 1):
+                state = self.pde.step(state)
+                frames.append(state.u[:, 0])
+        return float(relative_l2(torch.stack(frames, 1)[:, None], self.u[:, None]).mean())
+
+
+def first_frames(
+    count: int, cells: int = 64, kind: str = "scalar", generator: torch.Generator | None = None
+) -> Tensor:
+    """First frames (S, X) float64 alone: all that training reads.
+
+    Args:
+        count: S.
+        cells: X.
+        kind: "scalar": constant in x, uniform in (0, 0.2), as the paper has it; "rich": smooth random
+            functions in (0, 0.2).
+        generator: source.
+
+    Raises:
+        InputError: unknown kind.
+    """
+    if kind not in KINDS:
+        raise InputError(message("first_frames", f"kind out of {KINDS}", kind, "Choose one"))
+    if kind == "scalar":
+        u0 = 0.2 * torch.rand(count, 1, generator=generator, dtype=torch.float64)
+        return u0.expand(-1, cells).contiguous()
+    field = GaussianField(Grid(cells), alpha=3.0, tau=4.0, basis="neumann", modes=8)
+    scale = field.variance().mean().sqrt()
+    samples = field.sample(count, generator, dtype=torch.float64)[:, 0] / scale
+    shift = torch.randn(count, 1, generator=generator, dtype=torch.float64)
+    return 0.2 * torch.sigmoid(samples + shift)
+
+
+def sorption_data(
+    count: int,
+    cells: int = 64,
+    frames: int = 25,
+    *,
+    duration: float = 500.0,
+    kind: str = "scalar",
+    substeps: int = 8,
+    generator: torch.Generator | None = None,
+) -> SorptionData:
+    """Solutions of PDEBench's diffusion–sorption problem with its walls as in `sorption_sides`.
+
+    Args:
+        count: S.
+        cells: X.
+        frames: F.
+        duration: time of the last frame [s].
+        kind: of the first frames, "scalar" or "rich".
+        substeps: steps of the reference per frame.
+        generator: of the first frames.
+
+    Raises:
+        InputError: unknown kind.
+    """
+    u0 = first_frames(count, cells, kind, generator)
+    grid = Grid(cells, sides=sorption_sides())
+    dt = duration / frames
+    fine = DiffusionSorption(grid, dt / substeps)
+    state, kept = fine.initial_state(u0[:, None]), [u0]
+    with torch.no_grad():
+        for _ in range(frames):
+            for _ in range(substeps):
+                state = fine.step(state)
+            kept.append(state.u[:, 0])
+    return SorptionData(DiffusionSorption(grid, dt), u0, torch.stack(kept, 1))
+
+
+@torch.no_grad()
+def evaluate(
+    model: HardOperator, data: SorptionData, generator: torch.Generator | None = None
+) -> dict:
+    """Errors of an operator on unseen samples.
+
+    Returns:
+        "relative_l2", "worst", "std" over samples; "residual" and, where points are sampled, "residual
+        sampled" and "residual unsampled", root mean squares; "jump", largest |difference| of u less
+        that of the reference across borders of boxes in space; "iterations", mean of the fits.
+    """
+    u = model(data.u0, generator)
+    error = relative_l2(u[:, None], data.u[:, None])[:, 0]
+    defect = model.problem.defect(u)
+    out = {
+        "relative_l2": float(error.mean()),
+        "std": float(error.std()),
+        "worst": float(error.max()),
+        "residual": float(defect.square().mean().sqrt()),
+    }
+    cuts = [k * data.u.shape[2] // model.router.counts[1] for k in range(1, model.router.counts[1])]
+    if cuts:
+        wrong = u - data.u
+        out["jump"] = max(float((wrong[..., c] - wrong[..., c - 1]).abs().max()) for c in cuts)
+    if model.mode == "soft":
+        return out
+    assert model.constraint.last is not None and model.chosen is not None
+    out["iterations"] = float(model.constraint.last.iterations.double().mean())
+    out["converged"] = float(model.constraint.last.converged.double().mean())
+    boxes = model.router.partition(defect) if model.mode == "experts" else defect
+    squares = boxes.flatten(1).square()
+    taken = torch.zeros_like(squares, dtype=torch.bool).scatter(1, model.chosen, True)
+    if not bool(taken.all()):
+        out["residual sampled"] = float(squares[taken].mean().sqrt())
+        out["residual unsampled"] = float(squares[~taken].mean().sqrt())
+    return out
