@@ -100,15 +100,17 @@ def noisy(results: Results, probe, draws: int) -> None:
 
 
 def wrong(results: Results, probe) -> None:
-    """The others, where the stiffness of contact is taken for known and is not what it should be."""
+    """What is found where something taken for known is not what it should be."""
     seen = probe.observe(TRUTH)
     guess = {k: v for k, v in GUESSES[0].items() if k != "stiffness"}
     for factor in (0.3, 3.0):
         known = {"stiffness": factor * TRUTH["stiffness"]}
         found = identify(probe, seen, guess, known=known, budget=60)
-        results.add(
-            measure="wrong stiffness", factor=factor, **row(found, {k: TRUTH[k] for k in guess})
-        )
+        known_row = row(found, {k: TRUTH[k] for k in guess})
+        results.add(measure="wrong stiffness", factor=factor, **known_row)
+    higher = dome_probe(2, gap=2e-4 - 1e-5).observe(TRUTH)
+    found = identify(probe, higher, GUESSES[0], budget=60)
+    results.add(measure="wrong height", by=1e-5, **row(found))
 
 
 def pictures(results: Results, cuts: int, scale: float, methods) -> None:
