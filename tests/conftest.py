@@ -6,10 +6,14 @@ Compiled kernels stay in Warp's own cache between runs (`WARP_CACHE_PATH` moves 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+# Tensors of tests are small: on a busy machine a second thread makes them up to twenty times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # `--import-mode=importlib` leaves sys.path alone, so `import helpers` needs this line.
 sys.path.insert(0, str(Path(__file__).parent))
