@@ -106,7 +106,7 @@ class CableStraightening(TactileTask):
             Axis("gripper", "y", c.speed, -6e-3, 6e-3),
             Axis("gripper", "z", c.speed, self._height - 1e-3, self._height + 3e-3),
             Axis("gripper", "yaw", c.turn, -0.3, 0.3, 0.1),
-            Axis("gripper opening", "x", c.speed, near - 4e-4, near + 1e-3),
+            Axis("gripper opening", "x", 0.2 * c.speed, near - 4e-4, near + 1e-3),
         )
 
     def bend(self, state: Any) -> Tensor:

@@ -50,6 +50,8 @@ class GraspPlasticConfig(GraspConfig):
     """Density of the clay [kg/m³]; 4.1 g."""
     k_n: float = 3e7
     """Contact stiffness [Pa/m]."""
+    closing: float = 0.06
+    """Largest speed of closing, of each pad [m/s]."""
     squeeze: float = 1.5e-3
     """How far the nominal command closes each pad after touching [m]: too far."""
     iou: float = 0.9

@@ -33,6 +33,8 @@ class GraspConfig(TactileConfig):
     """Side of the cube [m]."""
     pad: float = 0.012
     """Sides of the pads [m]."""
+    closing: float = 0.02
+    """Largest speed of closing, of each pad [m/s]; a search steps by shares of it."""
     squeeze: float = 2e-5
     """How far the nominal command closes each pad after touching [m]."""
     close: int = 10
@@ -78,7 +80,7 @@ class Grasping(TactileTask):
             Axis("gripper", "x", c.speed, -5e-3, 5e-3),
             Axis("gripper", "z", c.speed, z - 1e-3, z + 2 * c.lift),
             Axis("gripper", "pitch", c.turn, -0.3, 0.3, 0.1),
-            Axis("gripper opening", "x", c.speed, x - 3e-3, x + 2e-3),
+            Axis("gripper opening", "x", c.closing, x - 3e-3, x + 2e-3),
         )
 
     def height(self, state: Any) -> Tensor:
@@ -132,7 +134,7 @@ class Grasping(TactileTask):
         """Close by the gap and `squeeze`, then lift by `lift`."""
         c = self.config
         way = self._place[0] - THICKNESS - 0.5 * c.size - self.touching + c.squeeze
-        closing = -way / (c.close * c.dt * c.speed)
+        closing = -way / (c.close * c.dt * c.closing)
         rising = c.lift / ((self.horizon - c.close) * c.dt * c.speed)
         moves = self.ramp({"gripper opening x": closing}, 0, c.close)
         return (moves + self.ramp({"gripper z": rising}, c.close)).clamp(

@@ -107,7 +107,7 @@ class PegInsertion(TactileTask):
             Axis("gripper", "z", c.speed, z - c.depth - 3e-3, z + 2e-3),
             Axis("gripper", "roll", c.turn, -0.2, 0.2, 0.1),
             Axis("gripper", "pitch", c.turn, -0.2, 0.2, 0.1),
-            Axis("gripper opening", "x", c.speed, near - 1e-3, near + 2e-3),
+            Axis("gripper opening", "x", 0.2 * c.speed, near - 1e-3, near + 2e-3),
         )
 
     def end(self, state: Any) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from rheograd.sim.core.errors import InputError
 from rheograd.tasks import tactile  # noqa: F401  registers the built-in tasks
 from rheograd.tasks.core import TASKS, task_by_name
+from rheograd.tasks.optim import Budget, optimize
 
 NANO = sorted(n for n in TASKS if n.startswith("tactile/") and n.endswith("-nano"))
 LONG = (
@@ -60,8 +61,9 @@ def test_last_force_against_differences(task):
     actions = nominal(task).requires_grad_()
     (gradient,) = torch.autograd.grad(last_force(task, actions).sum(), actions)
     direction = torch.linspace(1.0, 0.3, task.action_size) * task.action_limit
-    # Material points begin and end to touch one by one, each with a kink.
-    eps, rows = 1e-6 if hasattr(task, "clay") else 1e-4, (0, SHORT - 1)
+    # Material points, and the peg at the rounded rim, begin to touch with kinks within larger differences.
+    kinks = hasattr(task, "clay") or hasattr(task, "peg")
+    eps, rows = 1e-6 if kinks else 1e-4, (0, SHORT - 1)
     shift = torch.zeros(2, *actions.shape[1:], dtype=actions.dtype)
     shift[[0, 1], list(rows)] = direction.to(actions)
     with torch.no_grad():
@@ -141,6 +143,7 @@ def test_forces_are_a_constraint_on_the_whole_episode():
     assert bool(strict.reached(states[-1])) and not bool(strict.success(states[-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*infinity.*")  # observations are physical and unbounded
 def test_gymnasium():
     gymnasium = pytest.importorskip("gymnasium")
@@ -165,6 +168,19 @@ def test_refusals():
         task_by_name("tactile/case-opening-nano", max_force=0.0)
     with pytest.raises(InputError, match="Switch one on"):
         task_by_name("tactile/case-opening-nano", tactile=0.0, state=0.0)
+
+
+GAINS = {"case-opening": 0.5, "grasp-elastic": 0.3, "object-reposing": 0.6}
+"""Largest share left of the loss of the nominal command after 5 iterations."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(GAINS))
+def test_gradients_gain(name):
+    task = task_by_name(f"tactile/{name}-nano")
+    with torch.no_grad():
+        first = float(task.total_loss(task.initial_actions()))
+    assert optimize(task, budget=Budget(iterations=5)).loss < GAINS[name] * first
 
 
 @pytest.mark.slow
