@@ -61,7 +61,7 @@ def test_last_force_against_differences(task):
     actions = nominal(task).requires_grad_()
     (gradient,) = torch.autograd.grad(last_force(task, actions).sum(), actions)
     direction = torch.linspace(1.0, 0.3, task.action_size) * task.action_limit
-    # Material points, and the peg at the rounded rim, begin to touch with kinks within larger differences.
+    # Material points, and the peg at the rounded rim, begin to touch with kinks within larger ones.
     kinks = hasattr(task, "clay") or hasattr(task, "peg")
     eps, rows = 1e-6 if kinks else 1e-4, (0, SHORT - 1)
     shift = torch.zeros(2, *actions.shape[1:], dtype=actions.dtype)
