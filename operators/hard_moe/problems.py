@@ -190,6 +190,7 @@ class PointProblem(Problem):
             fix = "Use StepProblem"
             raise InputError(message("PointProblem", "DiffusionSorption", type(pde).__name__, fix))
         super().__init__(pde, frames)
+        self.retardation = pde.retardation
 
     def base(self, u0: Tensor) -> Tensor:
         """Nothing is known."""
@@ -206,7 +207,7 @@ class PointProblem(Problem):
     def residual(self, z: Tensor, params: Any = ()) -> Tensor:
         values = self.values(z)
         u, u_t, u_xx = z.unbind(1)
-        return u_t - values["diffusivity"][0] / self.pde.retardation(u[None], values)[0] * u_xx
+        return u_t - values["diffusivity"][0] / self.retardation(u[None], values)[0] * u_xx
 
     def linear(self, f: Tensor) -> Tensor:
         """First frame, then x = 0, then x = 1."""
