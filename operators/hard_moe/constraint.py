@@ -10,6 +10,7 @@ Source: Chalapathi et al. 2024 (PI-HC-MoE), §3.2; Negiar et al. 2023; Blondel e
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -23,6 +24,8 @@ from ...sim.core.linear_map import Operator
 from .least_squares import Fit, FitConfig, Rows, fit, gradient, hessian
 
 __all__ = ["GRADIENTS", "HardConstraint"]
+
+log = logging.getLogger(__name__)
 
 GRADIENTS = ("full", "gauss_newton", "unroll", "none")
 """How a constraint may be differentiated."""
@@ -39,7 +42,8 @@ class HardConstraint(nn.Module):
         config: of the fit.
         grad: "full" takes H and is exact; "gauss_newton" takes JᵀJ, which is exact only where the
             residual vanishes; "unroll" differentiates the iteration; "none" gives constants.
-        throw: raise when a fit has not converged; otherwise its gradient is biased by what is left.
+        throw: raise when a fit has not converged; otherwise its gradient is biased by what is left, and
+            systems whose H is indefinite take JᵀJ, with a warning.
 
     Raises:
         InputError: unknown `grad`.
@@ -98,7 +102,7 @@ class HardConstraint(nn.Module):
             w,
             rows,
             structure="spd",
-            adjoint_solver=_Normal(self.residual, frozen, w, self.grad == "full"),
+            adjoint_solver=_Normal(self.residual, frozen, w, self.grad == "full", self.throw),
             tol=math.inf,  # the fit knows what it has reached, and has raised
             batch_dims=1,
             info=self.info,
@@ -116,9 +120,10 @@ class _Normal(Factor):
 
     name = "HardConstraint.backward"
 
-    def __init__(self, residual: Any, rows: Rows, w: Tensor, full: bool) -> None:
+    def __init__(self, residual: Any, rows: Rows, w: Tensor, full: bool, throw: bool) -> None:
         self.tol = 1e-6 if w.dtype == torch.float64 else 1e-2
-        self.make, self.lower = lambda: hessian(residual, rows, w, full), None
+        self.make, self.lower = lambda exact: hessian(residual, rows, w, full and exact), None
+        self.throw = throw
         self.operator = Operator(self._product, self._product, w)
 
     def _product(self, v: Tensor) -> Tensor:
@@ -126,19 +131,31 @@ class _Normal(Factor):
 
     def _solve(self, b, x0, transpose, tol):
         if self.lower is None:
-            self.A = self.make()
-            D = self.A.diagonal(dim1=1, dim2=2)
-            self.s = D.clamp_min(torch.finfo(D.dtype).tiny).rsqrt()
-            unit = self.A * self.s[:, :, None] * self.s[:, None, :]
-            self.lower, info = torch.linalg.cholesky_ex(unit)
-            if bool((info != 0).any()):
-                first = int((info != 0).nonzero()[0])
-                got = f"{int((info != 0).sum())} of {len(b)} that are not, the first system {first}"
+            self._factorize(True)
+            bad = self.info != 0
+            if bool(bad.any()) and not self.throw:
+                # Not a minimum yet, as `throw=False` allows: its gradient is approximate anyway.
+                log.warning(
+                    "%s: %d of %d systems by JᵀJ, H is indefinite", self.name, bad.sum(), len(b)
+                )
+                exact = self.A
+                self._factorize(False)
+                self._factorize(True, torch.where(bad[:, None, None], self.A, exact))
+            if bool((self.info != 0).any()):
+                first = int((self.info != 0).nonzero()[0])
+                got = f"{int((self.info != 0).sum())} of {len(b)} that are not, the first system {first}"
                 fix = "Add a ridge, sample more points, or use fewer basis functions"
                 raise InputError(message(self.name, "H positive definite", got, fix))
         x = self._once(b)
         x = x + self._once(b - self._product(x))
         return x, torch.zeros(len(b), dtype=torch.long, device=b.device)
+
+    def _factorize(self, exact: bool, A: Tensor | None = None) -> None:
+        self.A = self.make(exact) if A is None else A
+        D = self.A.diagonal(dim1=1, dim2=2)
+        self.s = D.clamp_min(torch.finfo(D.dtype).tiny).rsqrt()
+        unit = self.A * self.s[:, :, None] * self.s[:, None, :]
+        self.lower, self.info = torch.linalg.cholesky_ex(unit)
 
     def _once(self, b: Tensor) -> Tensor:
         return self.s * torch.cholesky_solve((self.s * b)[..., None], self.lower)[..., 0]

@@ -1,0 +1,294 @@
+"""Physics as a hard constraint: exact gradients, the batched solver, and diffusion–sorption by experts.
+
+One core, CPU time. Rows, in the order of the acceptance list of docs/hard-moe.md:
+
+    gradient …     A1: relative error against central differences, by Hessian and by JᵀJ
+    boxes          A2: partition and back; numbers of b·w against numbers of b, times w
+    solver …       A3: 64 systems: cost against scipy's, iterations, gradient left, smallest curvature
+    cost K=…       A4: milliseconds per iteration at equal points; memory that waits for backward
+    sorption …     A5 and A6: 64 cells × 26 frames, N = 12, batch 4, trained without any solution for
+                   `--seconds`; errors on unseen samples by a reference of short steps with the same walls
+
+    python benchmarks/repro_hard_moe.py [--rows sorption …] [--seconds 80] [--again]
+
+Rows that the results file holds are not repeated, so a run that was broken off goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.optimize
+import torch
+from results import Results, parser
+from rheograd.operators.fno import FNO, FNOConfig
+from rheograd.operators.hard_moe import (
+    BoxRouter,
+    FitConfig,
+    HardConstraint,
+    HardOperator,
+    PointProblem,
+    Rows,
+    SorptionData,
+    StepProblem,
+    evaluate,
+    first_frames,
+    fit,
+    sorption_data,
+)
+from rheograd.sim.grid.pdes import DiffusionSorption, Grid, sorption_sides
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def cubic(z: torch.Tensor, params: object) -> torch.Tensor:
+    u, v = z.unbind(1)
+    return v + u**3 + 0.5 * u * v
+
+
+def systems(S: int, noise: float, seed: int = 0) -> Rows:
+    """Random cubic problems whose residual does not vanish, N = 4, 30 + 9 rows."""
+    g = generator(seed)
+    T, a, C, d = (
+        torch.randn(shape, generator=g, dtype=torch.float64)
+        for shape in ((S, 2, 30, 4), (S, 2, 30), (S, 5, 4), (S, 9))
+    )
+    ridge = 1e-2 * torch.eye(4, dtype=torch.float64).expand(S, 4, 4)
+    return Rows(0.5 * T, noise * a, torch.cat([C, ridge], 1), d)
+
+
+def gradients() -> list[dict]:
+    """A1 for three sizes of the residual at the minimum."""
+    rows = []
+    for noise in (0.0, 0.1, 1.0):
+        data, g = systems(3, noise), generator(1)
+        if noise == 0.0:
+            data.target = 0.02 * data.target
+        row: dict = {"measure": f"gradient noise {noise}"}
+        for grad in ("full", "gauss_newton"):
+            layer = HardConstraint(
+                cubic, FitConfig(tol=1e-13, max_iterations=300), grad, throw=False
+            )
+
+            def loss(T, layer=layer, data=data):
+                return layer(Rows(T, data.offset, data.linear, data.target)).square().sum()
+
+            T = data.terms.clone().requires_grad_()
+            slope = torch.autograd.grad(loss(T), T)[0]
+            worst = 0.0
+            for _ in range(4):
+                e = torch.randn(T.shape, generator=g, dtype=T.dtype)
+                with torch.no_grad():
+                    fd = float(loss(data.terms + 1e-5 * e) - loss(data.terms - 1e-5 * e)) / 2e-5
+                worst = max(worst, abs(float((slope * e).sum()) - fd) / abs(fd))
+            row[grad] = worst
+        assert layer.last is not None
+        row["residual at the minimum"] = float((2 * layer.last.cost).sqrt().mean())
+        rows.append(row)
+    return rows
+
+
+def boxes() -> list[dict]:
+    """A2."""
+    g = generator()
+    exact = True
+    for counts in itertools.product((1, 2, 4), (1, 2, 8)):
+        z = torch.randn(2, 3, 8, 16, generator=g)
+        router = BoxRouter(counts)
+        exact &= torch.equal(router.unpartition(router.partition(z)), z)
+    pde = DiffusionSorption(Grid(64, sides=sorption_sides()), 20.0)
+    row: dict = {"measure": "boxes", "bit for bit": exact}
+    for problem in (StepProblem(pde, 25), PointProblem(pde, 25)):
+        b = torch.randn(2, 12, 26, 64, generator=g, dtype=torch.float64)
+        w = torch.randn(2, 12, generator=g, dtype=torch.float64)
+        T = torch.einsum("bqnij,bn->bqij", problem.terms(b), w)
+        off = T - problem.terms(torch.einsum("bnij,bn->bij", b, w))
+        row[type(problem).__name__] = float(
+            (off / T.abs().amax((0, 2, 3), keepdim=True)).abs().max()
+        )
+    return [row]
+
+
+def solver() -> list[dict]:
+    """A3."""
+    rows, data = [], systems(64, 0.5)
+    costs = []
+    for s in range(64):
+        T, a, C, d = (v[s].numpy() for v in (data.terms, data.offset, data.linear, data.target))
+
+        def r(w, T=T, a=a, C=C, d=d):
+            u, v = a + T @ w
+            return np.concatenate([v + u**3 + 0.5 * u * v, C @ w - d])
+
+        limits = {"xtol": 1e-12, "ftol": 1e-12, "gtol": 1e-12}
+        costs.append(scipy.optimize.least_squares(r, np.zeros(4), method="lm", **limits).cost)
+    for curvature in ("full", "gauss_newton"):
+        config = FitConfig(max_iterations=200, curvature=curvature)
+        start = time.process_time()
+        found = fit(cubic, data, torch.zeros(64, 4, dtype=torch.float64), config)
+        rows.append(
+            {
+                "measure": f"solver {curvature}",
+                "same cost as scipy": float(
+                    ((found.cost - torch.tensor(costs)).abs() <= 1e-6 * found.cost).double().mean()
+                ),
+                "iterations": float(found.iterations.double().mean()),
+                "most iterations": int(found.iterations.max()),
+                "largest cosine": float(found.cosine.max()),
+                "cpu milliseconds": 1e3 * (time.process_time() - start),
+            }
+        )
+    return rows
+
+
+def waiting(grad: str, iterations: int, data: Rows) -> float:
+    """MiB that autograd keeps for backward."""
+    import weakref
+
+    kept: weakref.WeakSet = weakref.WeakSet()
+
+    class Kept:
+        def __init__(self, t: torch.Tensor) -> None:
+            self.t = t
+            kept.add(self)
+
+    config = FitConfig(max_iterations=iterations, tol=1e-30, curvature="gauss_newton")
+    layer = HardConstraint(cubic, config, grad, throw=False)
+    start = torch.full((len(data.terms), 4), 3.0, dtype=torch.float64)
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda box: box.t):
+        T = data.terms.clone().requires_grad_()
+        w = layer(Rows(T, data.offset, data.linear, data.target), start)
+        size = sum(box.t.numel() for box in kept) * 8 / 2**20
+    assert w.requires_grad
+    return size
+
+
+def cost() -> list[dict]:
+    """A4: 16 samples of 64 × 24 points, N = 12."""
+    rows = []
+    pde = DiffusionSorption(Grid(64, sides=sorption_sides()), 20.0)
+    u0 = first_frames(16, 64, generator=generator())
+    for K in (1, 2, 4, 8):
+        model = HardOperator(
+            network(12), StepProblem(pde, 25), "experts", (1, K), grad="none",
+            config=FitConfig(max_iterations=10, tol=1e-30),
+        )  # fmt: skip
+        with torch.no_grad():
+            b, g = model.basis(u0), model.problem.base(u0)
+            data = model._rows(b, g, u0, model.router, None)
+            zero = data.terms.new_zeros(len(data.terms), 12)
+            each = []
+            for _ in range(3):
+                start = time.process_time()
+                fit(model.problem, data, zero, model.constraint.config)
+                each.append(1e3 * (time.process_time() - start) / 11)
+        rows.append({"measure": f"cost K={K}", "ms per iteration": min(each)})
+    data = systems(16, 0.5)
+    row: dict = {"measure": "cost memory"}
+    for grad, n in itertools.product(("full", "unroll"), (3, 12)):
+        row[f"MiB {grad} {n} iterations"] = waiting(grad, n, data)
+    return [*rows, row]
+
+
+def network(n: int, seed: int = 1) -> FNO:
+    config = FNOConfig((6, 8), 1, n, 24, 3, padding=(0.25, 0.25))
+    return FNO(config, generator=generator(seed))
+
+
+MODELS = {
+    "step soft": (1, StepProblem, {"mode": "soft"}),
+    "step one constraint": (12, StepProblem, {}),
+    "step experts": (12, StepProblem, {"boxes": (1, 4)}),
+    "step windows": (12, StepProblem, {"mode": "windows", "boxes": (1, 4)}),
+    "points soft": (1, PointProblem, {"mode": "soft"}),
+    "points one constraint": (12, PointProblem, {}),
+    "points experts": (12, PointProblem, {"boxes": (1, 4)}),
+}
+
+
+def sorption(name: str, kind: str, data: SorptionData, seconds: float) -> dict:
+    """A5, A6: one training."""
+    n, problem, options = MODELS[name]
+    problem = problem(data.pde, data.u.shape[1] - 1)
+    step = isinstance(problem, StepProblem)
+    config = FitConfig(15, 1e-4, sweeps=2) if step else FitConfig(50, 1e-4)
+    model = HardOperator(network(n), problem, config=config, **options)
+    before = evaluate(model, data)["relative_l2"]
+    g = generator(2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    start, updates, share = time.process_time(), 0, 0.0
+    while share < 1:
+        optimizer.param_groups[0]["lr"] = 2e-3 * max(0.02, 1 - share)
+        optimizer.zero_grad()
+        model.loss(first_frames(4, problem.cells, kind, g), g).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        updates += 1
+        share = (time.process_time() - start) / seconds
+    row = {
+        "measure": f"sorption {kind} {name}, {seconds:g} s",
+        "updates": updates,
+        "before": before,
+    }
+    row |= evaluate(model, data)
+    row["reached by long steps"] = data.floor()
+    if model.mode != "soft":
+        model.points = problem.frames * problem.cells // (2 * (model.router.boxes if not
+            options.get("mode") else 1))  # fmt: skip
+        half = evaluate(model, data, g)
+        row["unsampled over sampled"] = half["residual unsampled"] / half["residual sampled"]
+    return row
+
+
+def held_out(kind: str, folder: Path, quick: bool) -> SorptionData:
+    file = folder / f"{kind}{'-quick' if quick else ''}.pt"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = (2, 32, 5) if quick else (8, 64, 25)
+        data = sorption_data(*shape, kind=kind, generator=generator(7), substeps=2 if quick else 8)
+        torch.save((data.u0, data.u), file)
+    u0, u = torch.load(file)
+    grid = Grid(u0.shape[1], sides=sorption_sides())
+    return SorptionData(DiffusionSorption(grid, 500.0 / (u.shape[1] - 1)), u0, u)
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--rows", nargs="+", help="only rows whose names begin so")
+    arguments.add_argument("--again", action="store_true", help="repeat rows that are there")
+    arguments.add_argument("--seconds", type=float, default=80.0, help="CPU time of a training")
+    arguments.add_argument("--data", type=Path, default=Path("runs/hard-moe-data"))
+    given = arguments.parse_args()
+    torch.set_num_threads(1)
+    results = Results("hard_moe", given)
+    there = set()
+    if results.file.exists() and not (given.again or given.quick):
+        there = {row["measure"] for row in json.loads(results.file.read_text("utf-8"))["rows"]}
+
+    def wanted(name: str) -> bool:
+        named = not given.rows or any(name.startswith(row) for row in given.rows)
+        return named and not any(row == name or row.startswith(name + " ") for row in there)
+
+    for name, part in (
+        ("gradient", gradients),
+        ("boxes", boxes),
+        ("solver", solver),
+        ("cost", cost),
+    ):
+        if wanted(name):
+            for row in part():
+                results.add(**row)
+    seconds = 0.5 if given.quick else given.seconds
+    for kind, name in itertools.product(("scalar", "rich"), MODELS):
+        if wanted(f"sorption {kind} {name}, {seconds:g} s"):
+            results.add(**sorption(name, kind, held_out(kind, given.data, given.quick), seconds))
+
+
+if __name__ == "__main__":
+    main()
