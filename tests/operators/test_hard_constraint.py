@@ -215,3 +215,19 @@ def test_errors_name_the_remedy(generator):
     w = HardConstraint(cubic, throw=False)(same)
     with pytest.raises(InputError, match="H positive definite.*Add a ridge"):
         w.sum().backward()
+
+
+def test_a_saddle_is_told():
+    """Where the gradient vanishes and H is indefinite: an error, or JᵀJ when failures are allowed."""
+    one = torch.ones(1, 1, 3, 1, dtype=torch.float64)
+    for throw in (True, False):
+        target = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
+        rows = Rows(one, 0 * one[..., 0], 0.1 * one[:, 0, :1], target)
+        w = HardConstraint(lambda z, _: z[:, 0] ** 2 - 1, throw=throw)(rows)
+        assert float(w.detach()) == 0.0
+        if throw:
+            with pytest.raises(InputError, match="H positive definite"):
+                w.sum().backward()
+        else:
+            w.sum().backward()
+            assert torch.allclose(target.grad, torch.full_like(target, 10.0))  # C / G = 0.1 / 0.01
