@@ -204,6 +204,7 @@ def network(n: int, seed: int = 1) -> FNO:
 MODELS = {
     "step soft": (1, StepProblem, {"mode": "soft"}),
     "step one constraint": (12, StepProblem, {}),
+    "step one constraint, N = 48": (48, StepProblem, {}),
     "step experts": (12, StepProblem, {"boxes": (1, 4)}),
     "step windows": (12, StepProblem, {"mode": "windows", "boxes": (1, 4)}),
     "points soft": (1, PointProblem, {"mode": "soft"}),
