@@ -251,7 +251,7 @@ def held_out(kind: str, folder: Path, quick: bool) -> SorptionData:
     file = folder / f"{kind}{'-quick' if quick else ''}.pt"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        shape = (2, 32, 5) if quick else (8, 64, 25)
+        shape = (2, 32, 11) if quick else (8, 64, 25)
         data = sorption_data(*shape, kind=kind, generator=generator(7), substeps=2 if quick else 8)
         torch.save((data.u0, data.u), file)
     u0, u = torch.load(file)
