@@ -82,11 +82,14 @@ def _hear_every_interrupt() -> None:
     report, main_thread = sys.unraisablehook, threading.main_thread().ident
 
     def again(unraisable: Any) -> None:
-        if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            stop = (main_thread, signal.SIGINT)
-            threading.Timer(0.01, signal.pthread_kill, stop).start()
-        else:
-            report(unraisable)
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            return report(unraisable)
+        while True:  # a stop that comes while this still runs would be dropped, too
+            try:
+                stop = (main_thread, signal.SIGINT)
+                return threading.Timer(0.1, signal.pthread_kill, stop).start()
+            except KeyboardInterrupt:
+                continue
 
     sys.unraisablehook = again
 
