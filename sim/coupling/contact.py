@@ -120,7 +120,13 @@ class RigidContact:
         Raises:
             StateError: a sample inside a target at the start.
         """
-        return RigidTerm(self, params, step)
+        pairs = []
+        for samples, target, friction in self.pairs:
+            poses = None
+            if isinstance(target, Collider):
+                poses = self.pose(target, step.pose_start), self.pose(target, step.pose_end)
+            pairs.append((samples, target, friction, poses))
+        return RigidTerm(pairs, self.d_hat, self.eps_v, params, step)
 
     def forces(
         self, state: Any, before: Any, dt: float, params: Mapping[str, Any] | None = None
@@ -141,4 +147,4 @@ class RigidContact:
         given = {**self.default_params(), **(params or {})}
         values = {k: like.new_ones(len(like)) * v for k, v in given.items()}
         step = StepInput(before.x, before.x, before.pose, state.pose, dt)
-        return RigidTerm(self, values, step).forces(state.x)
+        return self.term(values, step).forces(state.x)

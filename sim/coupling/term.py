@@ -5,9 +5,8 @@ Source: see `contact`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,11 +22,10 @@ from ..fem.terms import StepInput, Term
 from .bodies import AffineBody
 from .samples import Samples
 
-if TYPE_CHECKING:
-    from .contact import RigidContact
-
 __all__ = ["RigidTerm"]
 
+Poses = tuple[Tensor, Tensor]
+"""Of a collider at the start and the end of a step, (B, 7)."""
 _REST = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 _ADVANCES = 200
 
@@ -56,7 +54,7 @@ class _Pair:
         samples: Samples,
         target: AffineBody | Collider,
         friction: str | None,
-        poses: tuple[Tensor, Tensor] | None,
+        poses: Poses | None,
         shape: tuple[int, int],
         like: Tensor,
     ) -> None:
@@ -264,19 +262,19 @@ class RigidTerm(Term):
     changing = True
 
     def __init__(
-        self, contact: RigidContact, params: Mapping[str, Tensor], step: StepInput
+        self,
+        pairs: Sequence[tuple[Samples, AffineBody | Collider, str | None, Poses | None]],
+        d_hat: float,
+        eps_v: float,
+        params: Mapping[str, Tensor],
+        step: StepInput,
     ) -> None:
-        self.contact, self.d_hat = contact, contact.d_hat
+        self.d_hat = d_hat
         self.scenes, self.points = step.x_start.shape[:2]
         self.stiffness = params["stiffness"].expand(self.scenes)
-        self.eps = contact.eps_v * step.dt
-        self.pairs: list[_Pair] = []
-        for samples, target, friction in contact.pairs:
-            poses = None
-            if isinstance(target, Collider):
-                poses = tuple(contact.pose(target, p) for p in (step.pose_start, step.pose_end))
-            shape = self.scenes, self.points
-            self.pairs.append(_Pair(samples, target, friction, poses, shape, step.x_start))
+        self.eps = eps_v * step.dt
+        shape = self.scenes, self.points
+        self.pairs = [_Pair(*pair, shape, step.x_start) for pair in pairs]
         x_lag, x_start = step.x_lag.reshape(-1, 3), step.x_start.reshape(-1, 3)
         first = step.x_lag is step.x_start or torch.equal(step.x_lag, step.x_start)
         self.lags: list[tuple[Lag, Tensor] | None] = []
