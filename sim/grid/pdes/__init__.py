@@ -9,6 +9,7 @@ from .diffusion_sorption import DiffusionSorption, sorption_sides
 from .finite_volume import FiniteVolume
 from .grid import Grid, Side, dirichlet, neumann, robin
 from .heat import Heat
+from .mac_flow import MacFlow2D
 from .navier_stokes import NavierStokes2D, NavierStokes3D, arakawa_jacobian
 from .reaction_diffusion import FitzHughNagumo
 from .samplers import GaussianField, fourier_series, two_phases
@@ -28,6 +29,7 @@ __all__ = [
     "GaussianField",
     "Grid",
     "Heat",
+    "MacFlow2D",
     "NavierStokes2D",
     "NavierStokes3D",
     "Parameter",
