@@ -17,7 +17,7 @@ from ..core.errors import StateError, message
 from ..fem.contact.barrier import wall
 from ..fem.contact.ccd import KEEP, SLACK
 from ..fem.contact.friction import Lag, friction_energy, friction_gradient, friction_hessian
-from ..fem.contact.sweep import distance_field, field_hessian, safe_share
+from ..fem.contact.sweep import distance_field, field_hessian, passed_by, safe_share
 from ..fem.terms import StepInput, Term
 from .bodies import AffineBody
 from .samples import Samples
@@ -300,6 +300,15 @@ class RigidTerm(Term):
         if bool(inside.any()):
             k = int(inside.nonzero()[0, 0])
             raise _inside(pair.names, k, len(pair.samples), -float(d[k]))
+        if pair.poses is not None and not torch.equal(*pair.poses):
+            poses = (p.detach()[pair.scene] for p in pair.poses)
+            wrong = passed_by(pair.places(x), pair.target, *poses)
+            if len(wrong):
+                scene, k = divmod(int(wrong[0]), len(pair.samples))
+                got = f"sample {k} of {pair.names[0]} passed by {pair.names[1]} in scene {scene}"
+                fix = "Lower dt, or make the collider thicker than its way per step"
+                expected = "colliders that push bodies ahead"
+                raise StateError(message("RigidContact", expected, got, fix), field="x")
 
     def energy(self, x: Tensor) -> Tensor:
         out = x.new_zeros(self.scenes)

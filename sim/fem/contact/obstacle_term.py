@@ -20,7 +20,7 @@ from .barrier import wall
 from .friction import Lag, friction_energy, friction_gradient, friction_hessian
 from .memo import Memo
 from .surface import Surface
-from .sweep import Field, distance_field, field_hessian, safe_share
+from .sweep import Field, distance_field, field_hessian, passed_by, safe_share
 
 __all__ = ["ObstacleTerm"]
 
@@ -190,13 +190,9 @@ class ObstacleTerm(Term):
             points = self.contact.meets[k].to(x.device)
             P = X[:, points].reshape(-1, 3)
             a, b = (p[:, k].repeat_interleave(len(points), 0) for p in (self.pose_start, self.pose))
-            hit = (safe_share(P, torch.zeros_like(P), collider, a, b) < 1).nonzero()[:, 0]
-            if len(hit) == 0:
-                continue
-            before, after = (distance_field(P[hit], collider, p[hit]).slope for p in (a, b))
-            wrong = ((before * after).sum(-1) <= 0).nonzero()[:, 0]
+            wrong = passed_by(P, collider, a, b)
             if len(wrong):
-                row = int(hit[wrong[0]])
+                row = int(wrong[0])
                 got = f"point {int(points[row % len(points)])} of scene {row // len(points)} "
                 got += f"passed by {self.contact.obstacle_names[k]}"
                 fix = "Lower dt, or make the obstacle thicker than its way per step"

@@ -25,7 +25,7 @@ from ...core.shape_base import Shape
 from ...core.shapes import Box, Capsule, Cylinder, Plane, Sphere
 from .ccd import KEEP, SLACK
 
-__all__ = ["Field", "distance_field", "field_hessian", "safe_share", "slope_bound"]
+__all__ = ["Field", "distance_field", "field_hessian", "passed_by", "safe_share", "slope_bound"]
 
 _CONVEX = (Box, Capsule, Cylinder, Plane, Sphere)
 _STEPS = 1000
@@ -160,3 +160,19 @@ def safe_share(x: Tensor, dx: Tensor, collider: Collider, pose: Tensor, pose_end
         keep_on = going & ~done & (ahead > 0)
         rows, goal = rows[keep_on], goal[keep_on]
     return time
+
+
+@torch.no_grad()
+def passed_by(x: Tensor, collider: Collider, pose: Tensor, pose_end: Tensor) -> Tensor:
+    """Resting points that an obstacle leaves on its other side while it moves, rows of x.
+
+    Args:
+        x: points [m], (S, 3).
+        collider: the obstacle.
+        pose, pose_end: its pose at both ends for each point, (S, 7).
+    """
+    hit = (safe_share(x, torch.zeros_like(x), collider, pose, pose_end) < 1).nonzero()[:, 0]
+    if len(hit) == 0:
+        return hit
+    before, after = (distance_field(x[hit], collider, p[hit]).slope for p in (pose, pose_end))
+    return hit[(before * after).sum(-1) <= 0]

@@ -288,6 +288,17 @@ def test_errors():
     model = FEMModel(ball.X, [ball.part], contacts=[contact])
     with pytest.raises(StateError, match="of ball .* m inside of floor"):
         SolverFEM(model).step(ball.start(model.initial_state()))
+    ball = affine(Sphere(0.005), name="ball", position=(0, 0, 0.02))
+    knife = Collider(Box((0.02, 0.02, 1e-4)), name="knife")
+    contact = RigidContact(
+        [body_samples(ball, 2e-3)], [knife], d_hat=1e-3, stiffness=1e5, handles={"knife": 0}
+    )
+    model = FEMModel(ball.X, [ball.part], handles=[Handle("knife")], contacts=[contact])
+    twist = torch.tensor([[[0, 0, 10.0, 0, 0, 0]]]).double()
+    with pytest.raises(StateError, match="of ball passed by knife"):
+        SolverFEM(model, FEMConfig(dt=5e-3)).step(
+            ball.start(model.initial_state()), FEMControl(twist)
+        )
     with pytest.raises(InputError, match="RigidBody with a name"):
         AffineBody(RigidBody(Sphere(0.01)), 0)
     with pytest.raises(InputError, match="pairs that may touch"):
