@@ -1,5 +1,6 @@
 # `make demo` and `make test` need only Python >= 3.10, make and pip: the first call prepares .venv.
-# Another interpreter: `make test PYTHON=python3.12`. One test: `make test ARGS="tests/test_docs.py -x"`.
+# Another interpreter: `make test PYTHON=python3.12`. One test: `make test ARGS="tests/test_docs.py -x"`,
+# with a debugger: `make test ARGS="-n 0 --pdb tests/test_docs.py"`.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -44,7 +45,7 @@ demo: $(STAMP)
 	$(BIN)/rheograd demo $(ARGS)
 
 test: lint typecheck
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(wildcard $(CODE))
