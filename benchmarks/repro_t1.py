@@ -3,7 +3,8 @@
 Navier–Stokes: ω(0) → ω(10), ν = 1e-3, 64² cells, 400 fields to train on and 40 unseen ones. Darcy:
 a ∈ {3, 12} → u, 16² cells, 1000 and 100. One core; updates = time / measured cost of an update, so that
 other load does not count. AdamW, cosine schedule, batch 16, relative L² loss, last weights;
-learning rates are the better ones of short trials; one seed.
+learning rates are the better ones of short trials; one seed. "shifts", "turns": every batch is replaced
+by other samples of the same problem, from its symmetries.
 Rows:
 
     transform, variance, loss    properties that tests assert, as numbers
@@ -30,6 +31,7 @@ from pathlib import Path
 import torch
 from field_data import darcy, kept, navier_stokes, resample
 from results import Results, parser
+from rheograd.operators.data import RandomShift, RandomTurn
 from rheograd.operators.fno import FNO, FNOConfig
 from rheograd.operators.layers import GridOperator, relative_l2
 from rheograd.operators.t1 import (
@@ -42,6 +44,7 @@ from rheograd.operators.t1 import (
     mode_std,
 )
 from rheograd.operators.train import TrainerConfig, measure_operator, train_on_arrays
+from torch import Tensor
 
 
 @dataclasses.dataclass
@@ -51,6 +54,7 @@ class Case:
     make: Callable[[], GridOperator]
     seconds: float
     lr: float = 3e-3
+    augment: Callable | None = None
 
 
 class Peer(GridOperator):
@@ -90,6 +94,8 @@ def fno(modes: int, width: int, kind: type = FNO, **options) -> GridOperator:
 def cases(peer: bool) -> dict[str, Case]:
     """Trainings by name of their row."""
     walls = {"boundary": "dirichlet", "input_boundary": "neumann"}
+    shifts = {"augment": RandomShift([(1, -1)])}  # along which the forcing is constant
+    turns = {"augment": RandomTurn()}
     rows = {
         "ns T1 m9 w32, 60 s": Case(lambda: t1(9, 32), 60),
         "ns T1 m13 w32, 60 s": Case(lambda: t1(13, 32), 60),
@@ -99,9 +105,16 @@ def cases(peer: bool) -> dict[str, Case]:
         "ns T1 m9 w32, 240 s": Case(lambda: t1(9, 32), 240),
         "ns T1 DCT m24 w24, 240 s": Case(lambda: t1(24, 24, boundary="neumann"), 240),
         "ns FNO K12 w20, 240 s": Case(lambda: fno(12, 20), 240, 1e-2),
+        "ns T1 m9 w32, shifts, 60 s": Case(lambda: t1(9, 32), 60, **shifts),
+        "ns T1 m13 w32, shifts, 60 s": Case(lambda: t1(13, 32), 60, **shifts),
+        "ns FNO K12 w20, shifts, 60 s": Case(lambda: fno(12, 20), 60, 1e-2, **shifts),
+        "ns T1 m13 w32, shifts, 240 s": Case(lambda: t1(13, 32), 240, **shifts),
+        "ns FNO K12 w20, shifts, 240 s": Case(lambda: fno(12, 20), 240, 1e-2, **shifts),
         "darcy T1 m14 w24, 60 s": Case(lambda: t1(14, 24, 16, **walls), 60),
         "darcy T1 DCT m14 w24, 60 s": Case(lambda: t1(14, 24, 16, boundary="neumann"), 60),
         "darcy FNO K7 w24, 60 s": Case(lambda: fno(7, 24), 60, 1e-2),
+        "darcy T1 m14 w24, turns, 60 s": Case(lambda: t1(14, 24, 16, **walls), 60, **turns),
+        "darcy FNO K7 w24, turns, 60 s": Case(lambda: fno(7, 24), 60, 1e-2, **turns),
     }
     if peer:
         rows |= {
@@ -126,12 +139,13 @@ def fastest(call: Callable[[], object], times: int = 8) -> float:
     return min(found)
 
 
-def cost(model: GridOperator, rows: dict, batch: int) -> float:
+def cost(model: GridOperator, x: Tensor, y: Tensor, augment: Callable | None) -> float:
     """CPU seconds of an update."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-    some = {name: value[:batch] for name, value in rows.items()}
+    rows, draws = model.training_data(x, y), generator()
 
     def update():
+        some = rows if augment is None else model.training_data(*augment(x, y, draws))
         model.relative_error(some).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -144,7 +158,7 @@ def train(case: Case, data: dict, grids: dict, quick: bool) -> dict:
     model, batch = case.make(), 16
     x, y, seen = data["x"], data["y"], data["seen"]
     model.fit_scales(x[:seen], y[:seen])
-    each = cost(model, model.training_data(x[:batch], y[:batch]), batch)
+    each = cost(model, x[:batch], y[:batch], case.augment)
     updates = max(1, round((1.0 if quick else case.seconds) / each))
     config = TrainerConfig(
         updates=updates, optimizer="adamw", lr=case.lr, weight_decay=1e-2, schedule="cosine",
@@ -152,7 +166,9 @@ def train(case: Case, data: dict, grids: dict, quick: bool) -> dict:
     )  # fmt: skip
     start = time.process_time()
     unseen = (x[seen:], y[seen:])
-    fitted = train_on_arrays(model, x[:seen], y[:seen], config, validation=unseen, batch=batch)
+    fitted = train_on_arrays(
+        model, x[:seen], y[:seen], config, validation=unseen, batch=batch, augment=case.augment
+    )
     used = time.process_time() - start
     with torch.no_grad():
         value = torch.cat([model(part) for part in unseen[0].split(20)])

@@ -1,4 +1,4 @@
-"""What operators learn from: windows of particle trajectories, batches, statistics; rows of fields."""
+"""What operators learn from: windows of particle trajectories, statistics; rows of fields, symmetries."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from .fields import RowBatch, RowBatches
 from .pairs import FieldPairs, PairBatches
 from .particles import KINDS, ParticleBatch, Statistics, collate
 from .sources import farthest_points
+from .symmetries import RandomShift, RandomTurn
 from .windows import ParticleWindows
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "PairBatches",
     "ParticleBatch",
     "ParticleWindows",
+    "RandomShift",
+    "RandomTurn",
     "RowBatch",
     "RowBatches",
     "Statistics",

@@ -20,6 +20,7 @@ from .trainer import Trainer
 __all__ = ["TrainedOperator", "measure_operator", "train_on_arrays"]
 
 FieldLoss = Callable[[Tensor, Tensor], Tensor]
+Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ def train_on_arrays(
     validation: float | tuple[Any, Any] = 0.1,
     batch: int = 16,
     loss: FieldLoss | None = None,
+    augment: Augment | None = None,
     scales: bool = True,
     folder: str | Path | None = None,
 ) -> TrainedOperator:
@@ -61,6 +63,9 @@ def train_on_arrays(
         batch: samples per update.
         loss: errors (B, C_out) of predicted and true fields, such as `relative_h1`; default: relative
             L² as the model measures it.
+        augment: (x, y, generator) ↦ another sample of the same problem for each of a training batch, in
+            your units, as `RandomShift` and `RandomTurn` of `operators.data` give; then coefficients
+            cannot be transformed once, but are in every update.
         scales: whether to take the model's scales from the training samples.
         folder: for checkpoints, metrics and `model.safetensors`; a run found there goes on.
 
@@ -86,13 +91,19 @@ def train_on_arrays(
         x, unseen, y = x[:-count], (x[-count:], y[-count:]), y[:-count]
     if scales:
         model.fit_scales(x, y)
-    train = RowBatches(_rows(model, x, y, loss), min(batch, len(x)), config.seed)
+    fields = loss is not None or augment is not None
+    seen = {"x": x, "y": y} if fields else _rows(model, x, y, loss)
+    train = RowBatches(seen, min(batch, len(x)), config.seed)
     judge = RowBatches(_rows(model, *unseen, loss), min(batch, len(unseen[0])), None)
 
-    def objective(network: Any, rows: Any, generator: torch.Generator) -> Tensor:
+    def objective(network: Any, batch: Any, generator: torch.Generator) -> Tensor:
+        rows = batch.rows
+        if augment is not None and network.training:
+            a, b = augment(rows["x"], rows["y"], generator)
+            rows = {"x": a, "y": b} if loss is not None else network.training_data(a, b)
         if loss is not None:
-            return loss(network(rows.rows["x"]), rows.rows["y"]).mean()
-        return network.relative_error(rows.rows).mean()
+            return loss(network(rows["x"]), rows["y"]).mean()
+        return network.relative_error(rows).mean()
 
     trainer = Trainer(model, objective, config, folder, model_config=model.description())
     history = trainer.fit(train, validate=judge)
