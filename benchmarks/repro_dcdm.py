@@ -4,12 +4,15 @@ iterations: −Δu = f (and −∇·(k ∇u) = f) in walls, to 1e-4 and 1e-6 of 
 every solver in one run, on domains that no network was trained on; set-up and solve in CPU seconds.
 loop: history of the published network: none, two directions, all.
 sampler: time and memory of training vectors.
+smoke: a simulation with moving obstacles, `dcdm_smoke.py`.
 training (--train NAME --out FOLDER): one of RECIPES, with the shipped JSON beside the weights.
 
-Times are CPU times of one thread, so that a busy machine counts less.
+Times are CPU times of one thread, so that a busy machine counts less. Rows that the file holds are
+kept, so a run that was stopped goes on; --again measures them anew.
 
-    python benchmarks/repro_dcdm.py [--quick] [--only iterations] [--sizes 64 128 256 512] [--dim 2]
+    python benchmarks/repro_dcdm.py [--quick] [--again] [--only iterations] [--sizes 64 128] [--dim 2]
     python benchmarks/repro_dcdm.py --train symmetric-2d --out assets/dcdm
+    python benchmarks/repro_dcdm.py --picture docs/images/dcdm-smoke.png
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ import time
 from pathlib import Path
 
 import torch
-from results import Results, machine, parser, peak_memory, reset_peak
+from dcdm_smoke import Rows, draw, measure_driven, measure_replay
+from deflation import Deflated
+from results import machine, parser, peak_memory, reset_peak
 from rheograd.operators.dcdm import (
     DCDM,
     DCDMNet,
@@ -34,14 +39,14 @@ from rheograd.operators.dcdm import (
     save_net,
     train_direction,
 )
-from rheograd.sim.grid.poisson import PoissonProblem, PoissonSystem
+from rheograd.sim.grid.poisson import IncompleteCholesky, PoissonProblem, PoissonSystem
 
 MIXED = ("neumann", {"x-": "neumann", "z+": "neumann"})
 RECIPES = {
     "dcdm-2d": (
         lambda g: DCDMNet(2, 64, generator=g),
         DCDMTraining(
-            domains=("empty",), loss="one_step", batch=32, lr=1e-3, seconds=90, replay=0.0
+            domains=("empty",), loss="one_step", batch=32, lr=1e-3, seconds=200, replay=0.0
         ),
     ),
     "linear-2d": (
@@ -75,10 +80,14 @@ RECIPES = {
 }
 """The published recipe: Adam 1e-4, batch 10, 20 000 stored vectors, 1000 passes; these are short."""
 
-CLASSICAL = ("cg", "jacobi", "ic", "multigrid", "amg")
-SLOW = {"cg": 256, "jacobi": 256, "ic": 256, "dcdm": 128}
+CLASSICAL = {name: name for name in ("cg", "jacobi", "ic", "multigrid", "amg")} | {
+    "mic": lambda system: IncompleteCholesky(system.stencil, 0.97),
+    "deflated": Deflated,
+}
+"""mic: modified incomplete Cholesky, the habit of computer graphics (Bridson 2015)."""
+SLOW = {"cg": 512, "jacobi": 256, "ic": 512, "mic": 512, "deflated": 256, "dcdm": 128}
 """Largest number of cells per axis that a method is measured at in 2-D: minutes beyond."""
-SLOW_3D = {"cg": 64, "jacobi": 64, "ic": 64, "amg": 64}
+SLOW_3D = {"cg": 128, "jacobi": 32, "ic": 128, "mic": 128, "deflated": 64, "dcdm": 32}
 
 
 def coordinates(n: int, dim: int) -> torch.Tensor:
@@ -109,6 +118,12 @@ def domain(name: str, n: int, dim: int) -> PoissonProblem:
         for a in range(dim):
             solid = solid.repeat_interleave(4, a)
         mask = ~solid
+    elif name == "grains":
+        generator = torch.Generator().manual_seed(2)
+        solid = torch.rand((16 if dim == 2 else 8,) * dim, generator=generator) < 0.3
+        for a in range(dim):
+            solid = solid.repeat_interleave(n // solid.shape[a], a)
+        mask = ~solid
     elif name == "blocks":
         generator = torch.Generator().manual_seed(1)
         k = 1000.0 ** (torch.rand((16,) * dim, generator=generator) < 0.5).double()
@@ -133,7 +148,7 @@ def source(n: int, dim: int) -> torch.Tensor:
 
 def methods(names: list[str], dim: int) -> dict:
     """Names to methods: classical ones, and the networks that ship for this dimension."""
-    found = {name: name for name in CLASSICAL}
+    found: dict = dict(CLASSICAL)
     for name in names:
         if not name.endswith(f"{dim}d"):
             continue
@@ -156,15 +171,15 @@ def solve(problem: PoissonProblem, b: torch.Tensor, method, tol: float, limit: i
 
 
 def measure_iterations(
-    results: Results, dim: int, sizes: list[int], names: list[str], only: list[str] | None
+    results: Rows, dim: int, sizes: list[int], names: list[str], only: list[str] | None
 ) -> None:
-    """Small grids on every domain and to both tolerances; large ones on three domains, to 1e-6."""
+    """Small grids on every domain and to both tolerances; large ones on four domains, to 1e-6."""
     limits = SLOW if dim == 2 else SLOW_3D
     for n in sizes:
         b = source(n, dim)
         small = n <= (128 if dim == 2 else 32)
-        shapes = ["empty", "circle", "two", "maze", "porous", "layers", "blocks"]
-        for shape in shapes if small else ["empty", "two", "porous"]:
+        shapes = ["empty", "circle", "two", "grains", "maze", "porous", "layers", "blocks"]
+        for shape in shapes if small else ["two", "grains", "empty", "porous"]:
             if dim == 3 and shape == "maze":
                 continue
             problem = domain(shape, n, dim)
@@ -173,12 +188,13 @@ def measure_iterations(
                 if n > limits.get(name, 10**6) or fixed or (only and name not in only):
                     continue
                 for tol in (1e-4, 1e-6) if small else (1e-6,):
-                    row = solve(problem, b, method, tol)
                     where = {"cells": n, "domain": shape, "engine": name, "tol": tol}
-                    results.add(measure=f"iterations {dim}-D", **where, **row)
+                    where["measure"] = f"iterations {dim}-D"
+                    if not results.has(**where):
+                        results.add(**where, **solve(problem, b, method, tol))
 
 
-def measure_loop(results: Results, sizes: list[int], names: list[str]) -> None:
+def measure_loop(results: Rows, sizes: list[int], names: list[str]) -> None:
     """A4 and A5: what orthogonal directions bring, at 1e-4."""
     for name in names:
         if not name.endswith("2d") or name.startswith("symmetric"):
@@ -186,18 +202,22 @@ def measure_loop(results: Results, sizes: list[int], names: list[str]) -> None:
         net = load_net(name)
         for n in sizes:
             for shape in ("empty", "circle", "two"):
-                problem, b = domain(shape, n, 2), source(n, 2)
-                row = {}
+                where = {"measure": "loop", "engine": name, "cells": n, "domain": shape}
+                if results.has(**where):
+                    continue
+                problem, b, row = domain(shape, n, 2), source(n, 2), {}
                 for label, history in (("two", 2), ("all", None), ("none", 0)):
                     method = DCDM(net, history, fallback=False, patience=200, plain=False)
                     found = solve(problem, b, method, 1e-4, 300)
                     row[label] = found.get("iterations", "> 300")
                 row["cg"] = solve(problem, b, "cg", 1e-4)["iterations"]
-                results.add(measure="loop", engine=name, cells=n, domain=shape, **row)
+                results.add(**where, **row)
 
 
-def measure_sampler(results: Results, count: int) -> None:
+def measure_sampler(results: Rows, count: int) -> None:
     """A6: vectors of 64³."""
+    if results.has(measure="sampler", cells=64):
+        return
     sampler = SpectralSampler(PoissonProblem((64, 64, 64), 1.0, "neumann"))
     generator = torch.Generator().manual_seed(0)
     reset_peak()
@@ -207,6 +227,20 @@ def measure_sampler(results: Results, count: int) -> None:
     seconds = time.process_time() - clock
     row = {"vectors": count, "cells": 64, "cpu_seconds": seconds}
     results.add(measure="sampler", **row, peak_mib=peak_memory(), before_mib=before)
+
+
+def measure_smoke(results: Rows, dim: int, quick: bool, names: list[str]) -> None:
+    """Moving obstacles; the paper's network keeps more directions, and CG may help it out."""
+    n, frames, replayed = {2: (96, 40, 20), 3: (48, 10, 5)}[dim]
+    n, frames, replayed = (32, 4, 2) if quick else (n, frames, replayed)
+    nets = {
+        name.split("-")[0]: DCDM(load_net(name), 8 if name.startswith("dcdm") else 2)
+        for name in names
+        if name.endswith(f"{dim}d")
+    }
+    measure_driven(results, n, dim, frames, nets | {"multigrid": "multigrid"})
+    others = dict(CLASSICAL) | ({"direct": "direct"} if dim == 2 else {})
+    measure_replay(results, n, dim, replayed, others | nets)
 
 
 def train(name: str, out: Path, seconds: float | None, seed: int) -> None:
@@ -248,13 +282,18 @@ def train(name: str, out: Path, seconds: float | None, seed: int) -> None:
     print(json.dumps(story["training"]), json.dumps(counts), flush=True)
 
 
+KINDS = ("sampler", "loop", "smoke", "iterations")
+
+
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--only", nargs="*", choices=("iterations", "loop", "sampler"))
+    arguments.add_argument("--only", nargs="*", choices=KINDS)
     arguments.add_argument("--dim", nargs="*", type=int, default=[2, 3])
     arguments.add_argument("--sizes", nargs="*", type=int, help="cells per axis in 2-D")
     arguments.add_argument("--sizes3", nargs="*", type=int, help="cells per axis in 3-D")
     arguments.add_argument("--methods", nargs="*", help="only these, such as multigrid symmetric")
+    arguments.add_argument("--again", action="store_true", help="measure known rows anew")
+    arguments.add_argument("--picture", type=Path, help="draw the smoke instead of measuring")
     arguments.add_argument("--train", choices=sorted(RECIPES))
     arguments.add_argument("--out", type=Path, default=Path("assets/dcdm"))
     arguments.add_argument("--seconds", type=float, help="CPU seconds of training")
@@ -265,12 +304,18 @@ def main() -> None:
         given.out.mkdir(parents=True, exist_ok=True)
         train(given.train, given.out, given.seconds, given.seed)
         return
-    results, names = Results("repro_dcdm", given), net_names()
-    only = given.only or ("sampler", "loop", "iterations")
+    if given.picture:
+        draw(given.picture, DCDM(load_net("symmetric-2d")))
+        return
+    results, names = Rows("repro_dcdm", given, given.again), net_names()
+    only = given.only or KINDS
     if "sampler" in only:
         measure_sampler(results, 20 if given.quick else 1000)
     if "loop" in only:
         measure_loop(results, [32] if given.quick else [32, 64, 128], names)
+    if "smoke" in only:
+        for dim in given.dim:
+            measure_smoke(results, dim, given.quick, names)
     if "iterations" in only:
         sizes = {2: given.sizes or [64, 128, 256, 512], 3: given.sizes3 or [32, 64, 128]}
         for dim in given.dim:

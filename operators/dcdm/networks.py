@@ -89,6 +89,8 @@ class DCDMNet(DirectionNet):
                 fan = p[0].numel() if p.dim() > 1 else 0
                 with torch.no_grad():
                     p.normal_(0.0, (2 / fan) ** 0.5, generator=generator) if fan else p.zero_()
+        # Channels last makes these narrow convolutions a quarter faster on a CPU.
+        self.to(memory_format=torch.channels_last if dim == 2 else torch.channels_last_3d)
 
     def forward(self, r: Tensor, geometry: Tensor) -> Tensor:
         if any(n % 2 for n in r.shape[1:]):

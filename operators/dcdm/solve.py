@@ -15,6 +15,7 @@ import logging
 import torch
 from torch import Tensor
 
+from ...sim.core.errors import ConvergenceError, message
 from ...sim.core.factors import Factor, IterativeFactor, Preconditioner
 from ...sim.core.krylov import cg, fcg
 from ...sim.grid.poisson import FaceSystem, VCycle
@@ -36,7 +37,8 @@ class DCDM:
             `ConvergenceError`.
         patience: iterations within which the residual must fall to `progress` of what it was.
         progress: see patience.
-        plain: whether a symmetric net goes into plain CG, which needs one product less per step.
+        plain: whether a symmetric net goes into plain CG, which needs one product less per step; one
+            whose certificate fails (weights that training let go) takes the loop above, with a warning.
     """
 
     name = "dcdm"
@@ -53,11 +55,16 @@ class DCDM:
         self.net, self.history, self.fallback = net.eval(), history, fallback
         self.patience, self.progress, self.plain = patience, progress, plain
 
-    def __call__(self, system: FaceSystem) -> Factor | Preconditioner:
-        direction = self.direction(system)
-        if self.net.symmetric and self.plain:
-            return direction
-        return DCDMFactor(system, direction, self)
+        if self.plain and net.symmetric and hasattr(net, "certified") and not net.certified() < 1:
+            log.warning(
+                "DCDM: expected a residual polynomial below 1, which makes the net positive definite; "
+                "got %.3g. Going on with the flexible loop; train it longer or with less lr.",
+                net.certified(),
+            )
+            self.plain = False
+
+    def __call__(self, system: FaceSystem) -> Factor:
+        return DCDMFactor(system, self.direction(system), self)
 
     def direction(self, system: FaceSystem) -> Preconditioner:
         """r ↦ q on rows (B, n), for one geometry."""
@@ -65,19 +72,32 @@ class DCDM:
         with torch.no_grad():
             geometry = net.prepare(system.stencil, system.active)
         dtype = next(net.parameters()).dtype
+        failed = []
 
         def apply(rows: Tensor) -> Tensor:
             size = rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
             with torch.no_grad():
                 q = net((rows / size).to(dtype).reshape(-1, *system.cells), geometry)
             q = system.centre(q.to(rows).flatten(1))
+            if not bool(q.isfinite().all()):
+                if not self.fallback:
+                    fix = "Load or train its weights again"
+                    text = message("DCDM", "finite directions", "NaN or infinite ones", fix)
+                    raise ConvergenceError(text)
+                if not failed:
+                    log.warning(
+                        "DCDM: expected finite directions; got NaN or infinite ones. Going on with CG; "
+                        "load or train the weights again."
+                    )
+                failed.append(True)
+                return rows
             return q * size if net.linear else q
 
         return apply
 
 
 class DCDMFactor(IterativeFactor):
-    """The loop for one geometry; falls back where it stalls."""
+    """The iteration for one geometry, plain or flexible; falls back where it stalls."""
 
     def __init__(self, system: FaceSystem, direction: Preconditioner, options: DCDM) -> None:
         super().__init__(
@@ -86,7 +106,7 @@ class DCDMFactor(IterativeFactor):
         self.system, self.options = system, options
 
     def _solve(self, b, x0, transpose, tol):
-        options = self.options
+        options, apply = self.options, self.operator.matvec
         limit = 10 * b.shape[1] if self.max_iterations is None else self.max_iterations
         norms: list[Tensor] = []
         target = tol * b.norm(dim=1)
@@ -100,20 +120,22 @@ class DCDMFactor(IterativeFactor):
             slow = norm > options.progress * norms[-1 - options.patience]
             return bool((slow & (norm > target)).any())
 
-        x = torch.zeros_like(b) if x0 is None else x0
-        apply = self.operator.matvec
-        x, done = fcg(apply, b, x, tol, limit, self.preconditioner, options.history, watch)
-        left = norms[-1] / b.norm(dim=1).clamp_min(torch.finfo(b.dtype).tiny)
+        start = torch.zeros_like(b) if x0 is None else x0
+        if options.net.symmetric and options.plain:
+            x, done = cg(apply, b, start, tol, limit, self.preconditioner, watch)
+        else:
+            args = (self.preconditioner, options.history, watch)
+            x, done = fcg(apply, b, start, tol, limit, *args)
         if not options.fallback or bool((norms[-1] <= target).all()) or len(norms) > limit:
             return x, done
         log.warning(
-            "DCDM: expected progress to %.1e; got %.1e after %d iterations, %g of what it was %d "
-            "before. Going on with CG and a V-cycle; train the network on such domains or keep "
-            "more history.",
+            "DCDM: expected progress to %.1e of the right-hand side; got %.1e after %d iterations, "
+            "more than %g times what it was %d before. Going on with CG and a V-cycle; train the "
+            "network on such domains or keep more history.",
             tol,
-            float(left.max()),
+            float((norms[-1] / b.norm(dim=1).clamp_min(torch.finfo(b.dtype).tiny)).max()),
             int(done.max()),
-            float((norms[-1] / norms[-1 - options.patience]).max()),
+            options.progress,
             options.patience,
         )
         cycle = VCycle(self.system.stencil.to(torch.float32))

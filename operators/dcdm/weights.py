@@ -38,6 +38,7 @@ def save_net(path: str | os.PathLike[str], net: DirectionNet) -> Path:
         raise InputError(message("save_net", expected, type(net).__name__, fix))
     half = net.parameter_count() > 10_000
     tensors = {n: t.half() if half else t for n, t in net.state_dict().items()}
+    tensors = {n: t.contiguous() for n, t in tensors.items()}
     config: dict[str, Any] = {"system": "dcdm", "kind": kind, "settings": net.settings}
     return save_checkpoint(path, tensors, config)
 
