@@ -19,12 +19,11 @@ from torch import Tensor
 from ..sim.core.errors import InputError
 from ..sim.core.rollout import Checkpoint, Rollout, rollout
 from ..sim.core.state import State
+from .registry import TASKS, register_task
 
 __all__ = ["TASKS", "Task", "register_task", "task_by_name"]
 
 S = TypeVar("S", bound=State)
-TASKS: dict[str, Callable[[], type[Task]]] = {}
-"""Registered tasks: name → function that imports and returns the class."""
 
 
 class Task(abc.ABC, Generic[S]):
@@ -243,24 +242,12 @@ class Task(abc.ABC, Generic[S]):
             )
 
 
-def register_task(name: str, loader: Callable[[], type[Task]]) -> None:
-    """Make a task known to the registry and the command line.
-
-    Args:
-        name: e.g. "fluid/gathering".
-        loader: Returns the class; called when the task is asked for, so listing stays fast.
-    """
-    TASKS[name] = loader
-
-
 def task_by_name(name: str, **overrides: Any) -> Task:
     """An instance of a registered task with some configuration fields changed.
 
     Raises:
         InputError: unknown task or field, naming what exists.
     """
-    from . import fluid, shell, tactile  # noqa: F401  registers the built-in tasks
-
     if name not in TASKS:
         raise InputError(f"task_by_name: one of {sorted(TASKS)}; got {name!r}. See `rheograd list`.")
     cls = TASKS[name]()

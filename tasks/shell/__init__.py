@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from ..core import register_task
+from ..registry import register_task
 
 __all__: list[str] = []
 
