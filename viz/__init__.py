@@ -18,6 +18,7 @@ from typing import Any
 _PUBLIC = {
     "Arrows": "scene",
     "Curve": "scene",
+    "Inset": "scene",
     "Marker": "scene",
     "MeshPart": "scene",
     "Scene": "scene",
@@ -43,6 +44,7 @@ _PUBLIC = {
     "plot_curves": "plots",
     "plot_gradient_norm": "plots",
     "plot_losses": "plots",
+    "flow_picture": "tactile",
     "plot_press": "tactile",
     "Report": "report",
     "build_viewer": "viewer",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .fields import as_array, particle_field
-from .scene import Scene, Tool, embed, value_span
+from .scene import Inset, MeshPart, Scene, Tool, embed, value_span
 from .shapes import shape_name
 
 __all__ = [
@@ -82,6 +82,7 @@ def scene_from_reader(
     field: str | None = None,
     tools: Sequence[Any] | None = None,
     rest: np.ndarray | None = None,
+    insets: Callable[[int], Sequence[Inset]] | None = None,
     **overrides: Any,
 ) -> Scene:
     """Scene of one stored frame.
@@ -89,13 +90,15 @@ def scene_from_reader(
     Args:
         reader: object with `n_frames, times, groups, frame(t, trajectory=...), config`; "domain"
             {"lower", "upper"}, "tools" and "looks" of the config are used where present (see
-            `model_config`).
+            `model_config`), and "meshes": {"name", "start", "stop", "faces", "color", "opacity",
+            "edges"}, points of x that are drawn as surfaces instead of particles.
         index: frame, 0 … n_frames − 1; negative counts from the end.
         trajectory: which trajectory of the file.
         field: color by this field (see `particle_field`) instead of by group.
         tools: shapes, colliders or `Tool`s in the order of the frame's "tool_pose"; None takes the
             config's.
         rest: positions for the field "displacement" [m]; None takes frame 0.
+        insets: gives the pictures beside a frame.
         overrides: any field of `Scene`.
 
     Returns:
@@ -127,7 +130,37 @@ def scene_from_reader(
         items["values"], items["label"] = particle_field(
             field, frame, groups=items["groups"], rest=rest
         )
+    if config.get("meshes"):
+        _as_meshes(items, config["meshes"])
+    if insets is not None:
+        items["insets"] = tuple(insets(index))
     return Scene(**{**items, **overrides})
+
+
+def _as_meshes(items: dict[str, Any], meshes: Sequence[Mapping[str, Any]]) -> None:
+    """Points that belong to surfaces become these; what is left stays particles."""
+    x, values, groups = items["x"], items.pop("values", None), items["groups"] or {}
+    parts, taken = [], np.zeros(len(x), dtype=bool)
+    for entry in meshes:
+        span = slice(int(entry["start"]), int(entry["stop"]))
+        taken[span] = True
+        faces = np.asarray(entry["faces"], dtype=int).reshape(-1, 3)
+        part = MeshPart(x[span], faces, values=None if values is None else values[span])
+        part.color = str(entry.get("color") or part.color)
+        part.opacity = float(entry.get("opacity", 1.0))
+        part.show_edges = bool(entry.get("edges", False))
+        parts.append(part)
+    items["meshes"] = tuple(parts)
+    kept, start = {}, 0
+    for name, (low, high) in groups.items():
+        count = int((~taken[low:high]).sum())
+        if count:
+            kept[name] = (start, start + count)
+            start += count
+    items["groups"] = kept or None
+    items["x"] = x[~taken] if kept else None
+    if kept and values is not None:
+        items["values"] = values[~taken]
 
 
 def scene_from_state(
@@ -220,6 +253,8 @@ def _tools(tools: Sequence[Any], frame: Mapping[str, Any]) -> list[Tool]:
     poses = as_array(frame["tool_pose"]).reshape(-1, 7) if "tool_pose" in frame else None
     drawn = []
     for k, tool in enumerate(tools):
+        if isinstance(tool, Mapping) and "shape" in tool and tool["shape"] is None:
+            continue  # a pose without a shape, such as a mount
         if isinstance(tool, Tool):
             item = dataclasses.replace(tool)
         else:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .fields import as_array
 from .floor import floor_plane, nice_step
+from .insets import add_insets
 from .scene import Scene, Tool, embed
 from .shapes import pose_matrix, shape_mesh, shape_name
 from .surface import surface_mesh
@@ -61,6 +62,7 @@ def draw(
         _draw_tool(plotter, tool, mesh, theme, scene.planar)
     _draw_extras(plotter, scene, theme)
     _draw_text(plotter, scene, theme)
+    add_insets(plotter, scene.insets, theme, _font_size(plotter, 0.75))
 
 
 def _draw_particles(plotter, scene: Scene, style: str, method: str) -> None:
@@ -309,6 +311,9 @@ def _draw_extras(plotter, scene: Scene, theme: Theme) -> None:
                 "clim": scene.clim,
                 "show_scalar_bar": False,
             }
+            if scene.clim is not None and scene.label and scene.values is None:
+                table = pv.LookupTable(scene.cmap, scalar_range=scene.value_range())
+                _add_scalar_bar(plotter, scene, table)
         plotter.add_mesh(
             mesh,
             smooth_shading=True,

@@ -23,7 +23,9 @@ __all__ = ["FrameRenderer", "apply_effects", "render_frame", "scene_camera", "se
 def scene_camera(scene: Scene, size: tuple[int, int] = (960, 720), **options: Any) -> Camera:
     """Camera that fits a scene: perspective in 3-D, along +y in 2-D; options go to `Camera.fit`."""
     lower, upper = scene.bounds()
-    if scene.values is not None and scene.label:
+    if scene.insets:
+        options["reserve"] = max(options.get("reserve", 0.0), 0.3)
+    elif scene.label:
         options.setdefault("reserve", 0.12)
     return Camera.fit(lower, upper, size=size, planar=scene.planar, **options)
 

@@ -120,7 +120,8 @@ def render_movie(
         orbit: degrees that the camera turns over the movie.
         columns: panels per row; None puts all in one row.
         progress: called with (frames done, frames in all or None if unknown).
-        scene_options: fields of `Scene` for every frame of a reader, such as colors or target.
+        scene_options: fields of `Scene` for every frame of a reader, such as colors or target, and
+            `insets` of `scene_from_reader`.
         theme: "light" or "dark".
         options: see `FrameRenderer` (camera, surface_method, floor, antialias).
 

@@ -19,6 +19,7 @@ from .theme import group_color
 __all__ = [
     "Arrows",
     "Curve",
+    "Inset",
     "Marker",
     "MeshPart",
     "Scene",
@@ -110,6 +111,16 @@ class MeshPart:
 
 
 @dataclasses.dataclass
+class Inset:
+    """A picture beside the scene: what a camera inside of it sees."""
+
+    image: Any
+    """Colors, (H, W, 3): uint8, or numbers from 0 to 1."""
+    title: str = ""
+    """Text above."""
+
+
+@dataclasses.dataclass
 class Scene:
     """One moment of a simulation, ready to draw."""
 
@@ -148,6 +159,8 @@ class Scene:
     """Vectors."""
     meshes: Sequence[MeshPart] = ()
     """Triangle meshes."""
+    insets: Sequence[Inset] = ()
+    """Pictures in a column at the right border."""
     target: Any = None
     """Positions of a wanted shape [m], (M, D), drawn as a pale ghost."""
     time: float | None = None

@@ -12,7 +12,7 @@ from .fields import as_array
 from .plots import save_figure
 from .theme import Theme, theme_of
 
-__all__ = ["plot_press"]
+__all__ = ["flow_picture", "plot_press"]
 
 
 def plot_press(
@@ -81,6 +81,51 @@ def plot_press(
         name = "marker flow" if scale == 1 else f"marker flow × {scale:g}"
         panels.append((name, (0.5 * photo + 0.5).clip(0, 1), {}))
     return _draw(path, panels, markers, flow, crop, scale, title, theme_of(theme))
+
+
+def flow_picture(
+    image: Any, markers: Any, flow: Any, gain: float = 1.0, color: str = "#ffffff"
+) -> np.ndarray:
+    """A photograph with its markers as dots and their flow as arrows.
+
+    Args:
+        image: photograph [-], (H, W, 3).
+        markers: where they are at rest [px], (n, 2).
+        flow: their displacement [px], (n, 2).
+        gain: factor on the length of the arrows.
+        color: of dots and arrows.
+
+    Returns:
+        Picture (H, W, 3), uint8.
+
+    Raises:
+        ValueError: arrays that do not fit each other.
+    """
+    from PIL import Image, ImageDraw
+
+    photo = as_array(image).astype(float)
+    start, way = as_array(markers).astype(float), as_array(flow).astype(float)
+    if photo.ndim != 3 or photo.shape[2] != 3 or start.shape != way.shape:
+        got = f"{photo.shape}, {start.shape} and {way.shape}"
+        raise ValueError(
+            f"flow_picture: image (H, W, 3), markers and flow (n, 2); got {got}. Choose one scene."
+        )
+    more = 3  # lines are drawn larger and shrunk: that smooths them
+    shown = Image.fromarray(np.round(255 * photo.clip(0, 1)).astype(np.uint8))
+    size = shown.size
+    shown = shown.resize((more * size[0], more * size[1]), Image.Resampling.BILINEAR)
+    pen = ImageDraw.Draw(shown)
+    width = max(1, round(more * size[0] / 250))
+    for (u, v), (du, dv) in zip(more * (start + 0.5), more * gain * way, strict=True):
+        pen.ellipse((u - 1.5 * width, v - 1.5 * width, u + 1.5 * width, v + 1.5 * width), color)
+        pen.line((u, v, u + du, v + dv), color, width)
+        length = float(np.hypot(du, dv))
+        if length > 4 * width:
+            a, b = np.array((du, dv)) / length, np.array((-dv, du)) / length
+            tip, head = np.array((u + du, v + dv)), 4.0 * width
+            corners = (tip, tip - head * a + 0.5 * head * b, tip - head * a - 0.5 * head * b)
+            pen.polygon([tuple(c) for c in corners], color)
+    return np.asarray(shown.resize(size, Image.Resampling.BOX))
 
 
 def _draw(path, panels, markers, flow, crop, scale: float, title: str, theme: Theme) -> Path:

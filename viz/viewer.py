@@ -40,7 +40,7 @@ class Viewer:
         theme: "light" or "dark".
         fps: frames per second when playing.
         on_picture: called with the path of a saved picture.
-        scene_options: fields of `Scene` for every frame.
+        scene_options: fields of `Scene` for every frame, and `insets` of `scene_from_reader`.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -55,7 +55,7 @@ def render(
         if picture:
             index = -1 if frame is None else frame
             target = out or path.with_name(f"{path.stem}-{index % max(1, reader.n_frames)}.png")
-            scene = scene_from_reader(reader, index, field=field)
+            scene = scene_from_reader(reader, index, field=field, **_beside(reader))
             render_frame(scene, target, size or (960, 720), style, theme=theme)
         else:
             target = out or path.with_suffix(".gif")
@@ -66,6 +66,7 @@ def render(
                 render_movie(
                     reader, target, fps=fps or natural, size=size or (720, 540), style=style,
                     field=field, frames=frames, orbit=orbit, theme=theme, progress=update,
+                    scene_options=_beside(reader),
                 )  # fmt: skip
     console.print(str(target))
 
@@ -87,12 +88,26 @@ def view(
         theme: Background.
     """
     path = rollout_file(source)
+    from ...sim.io import RolloutReader
     from ...viz import view as open_window
 
     def saved(picture: Path) -> None:
         console.print(str(picture))
 
-    open_window(path, style=style, field=field, theme=theme, on_picture=saved)
+    with RolloutReader(path) as reader:
+        open_window(
+            reader, style=style, field=field, theme=theme, on_picture=saved,
+            scene_options=_beside(reader),
+        )  # fmt: skip
+
+
+def _beside(reader: Any) -> dict[str, Any]:
+    """Pictures beside the scene: what the cameras of gel sensors see, where a run has some."""
+    if not reader.config.get("sensors"):
+        return {}
+    from ..tactile.stored import sensor_insets
+
+    return {"insets": sensor_insets(reader)}
 
 
 def rollout_file(source: Path) -> Path:

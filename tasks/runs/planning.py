@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...sim.core.state import State
+from ...sim.fem import FEMModel
 from ...sim.io import RolloutWriter, load_checkpoint, save_checkpoint
 from ...viz import model_config
 from ..core import TASKS, Task
@@ -19,7 +20,7 @@ from .devices import require_device
 from .folder import Interrupted, RunFolder
 from .learning_config import PlanConfig
 
-__all__ = ["make_task", "method_config", "plan", "store_motion", "store_states"]
+__all__ = ["can_be_stored", "make_task", "method_config", "plan", "store_motion", "store_states"]
 
 
 def make_task(name: str, settings: Mapping[str, Any] | None = None) -> Task:
@@ -63,7 +64,8 @@ def plan(
     Args:
         config: The run.
         folder: Gets metrics.jsonl, checkpoint.safetensors, actions.safetensors; where a policy was
-            searched, policy.safetensors; of tasks of particles, before.h5 and rollout.h5.
+            searched, policy.safetensors; of tasks of particles and of surfaces, before.h5 and
+            rollout.h5.
         resume: Continue from the folder's checkpoint, if it has one.
         task: The task, if it has been made already.
         on_iteration: As in `optimize`.
@@ -114,7 +116,7 @@ def plan(
     )
     if result.policy is not None:
         result.policy.save(folder.path / "policy.safetensors")
-    if motion and hasattr(getattr(task.solver, "model", None), "particle_count"):
+    if motion and can_be_stored(task):
         store_motion(folder.path / "before.h5", task, task.initial_actions())
         store_motion(folder.rollout, task, result.actions)
     if result.stopped == "interrupted":
@@ -126,17 +128,28 @@ def plan(
     return result
 
 
+def can_be_stored(task: Task) -> bool:
+    """Whether a task has particles, or surfaces that it draws."""
+    model = getattr(task.solver, "model", None)
+    return hasattr(model, "particle_count") or isinstance(model, FEMModel)
+
+
 @torch.no_grad()
 def store_motion(path: Any, task: Task, actions: torch.Tensor) -> list[State]:
-    """Run actions (T, A) of a particle task and store every state; returns the states."""
+    """Run actions (T, A) of a task and store every state; returns the states."""
     states = task.rollout(actions.to(torch.float32)).states
     store_states(path, task, states)
     return states
 
 
 def store_states(path: Any, task: Task, states: Sequence[State]) -> None:
-    """Write the states of a particle task, one per step from the start on, as a rollout file."""
+    """Write the states of a task, one per step from the start on, as a rollout file."""
     solver = task.solver
+    if isinstance(solver.model, FEMModel):
+        from .pictured import store_surfaces
+
+        store_surfaces(path, task, states)
+        return
     slices = solver.model.slices()
     with RolloutWriter(
         path,

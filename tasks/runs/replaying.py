@@ -11,7 +11,7 @@ from ...sim.io.trajectory import ToolTrajectory
 from ..core import Task
 from ..trajectory import replay
 from .folder import RunFolder
-from .planning import store_states
+from .planning import can_be_stored, store_states
 
 __all__ = ["replay_motion"]
 
@@ -45,7 +45,7 @@ def replay_motion(
                 on_step(t + 1, total)
 
         run = replay(task, motion, on_step=report)
-    if hasattr(getattr(task.solver, "model", None), "particle_count"):
+    if can_be_stored(task):
         store_states(folder.rollout, task, run.states)
     return {
         "solved": "yes" if bool(task.success(run.final).all()) else "no",
