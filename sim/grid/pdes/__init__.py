@@ -10,6 +10,7 @@ from .finite_volume import FiniteVolume
 from .grid import Grid, Side, dirichlet, neumann, robin
 from .heat import Heat
 from .mac_flow import MacFlow2D
+from .mac_step import MacFlowSolver, body_force
 from .navier_stokes import NavierStokes2D, NavierStokes3D, arakawa_jacobian
 from .reaction_diffusion import FitzHughNagumo
 from .samplers import GaussianField, fourier_series, two_phases
@@ -30,6 +31,7 @@ __all__ = [
     "Grid",
     "Heat",
     "MacFlow2D",
+    "MacFlowSolver",
     "NavierStokes2D",
     "NavierStokes3D",
     "Parameter",
@@ -37,6 +39,7 @@ __all__ = [
     "Semilinear",
     "Side",
     "arakawa_jacobian",
+    "body_force",
     "dirichlet",
     "energy_spectrum",
     "fourier_series",
