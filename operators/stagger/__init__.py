@@ -13,7 +13,7 @@ from .residuals import MacStreamPressure, PdeResidual, PhysicsResidual
 from .solver import StaggerSolver
 from .split import SpaceSplit, TimeSplit
 from .train import PhysicsTraining, train_physics
-from .weights import load_solver, save_solver, solver_names
+from .weights import load_solver, save_solver, solver_names, warm_start
 
 __all__ = [
     "EnvPool",
@@ -33,4 +33,5 @@ __all__ = [
     "shedding_frequency",
     "solver_names",
     "train_physics",
+    "warm_start",
 ]

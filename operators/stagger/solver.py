@@ -43,6 +43,8 @@ class StaggerSolver(nn.Module):
         scale: size of ∂u/∂t, number or (C,).
         context_sigma: size of the context, number or (K,).
         share: one set of weights for all sub-solvers, which then see their shift o/s as channels.
+        shifted: whether they do; without, where a box is periodic and the context says all that
+            varies in space, equal sub-fields have equal futures and no seams.
         drop: "stack": probability that training hides a sub-field; then subsets can run alone here too.
         periodic: whether the box is; else the halo repeats the last cells at its sides.
         execution: of sub-solvers with own weights, "vmap" or "loop".
@@ -70,6 +72,7 @@ class StaggerSolver(nn.Module):
         scale: float | Sequence[float] = 1.0,
         context_sigma: float | Sequence[float] = 1.0,
         share: bool = False,
+        shifted: bool = True,
         drop: float = 0.0,
         periodic: bool = True,
         execution: str = "vmap",
@@ -79,7 +82,7 @@ class StaggerSolver(nn.Module):
         tsplit = tsplit or TimeSplit()
         self.split, self.tsplit, self.coupling, self.dt = split, tsplit, coupling, float(dt)
         self.channels, self.context, self.share, self.drop = channels, context, share, drop
-        self.periodic, self.finish = periodic, finish
+        self.periodic, self.finish, self.shifted = periodic, finish, shifted
         self._require(coupling in COUPLINGS, f"coupling out of {COUPLINGS}", coupling)
         self._require(dt > 0, "dt > 0 s", dt)
         self._require(channels >= 1 and context >= 0, "channels >= 1, context >= 0", channels)
@@ -98,7 +101,7 @@ class StaggerSolver(nn.Module):
             inputs, outputs = G * inputs + (G if drop else 0), G * outputs
         elif coupling == "halo":
             inputs *= 2**D
-        inputs += D if share else 0
+        inputs += D if share and shifted else 0
         self.inputs, self.outputs = inputs, outputs
         count = 1 if one or share else G
         self.nets = Group(
@@ -166,9 +169,9 @@ class StaggerSolver(nn.Module):
                 x = self._with_halo(x)
             index = list(range(self.split.count)) if rows is None else list(rows)
             if self.share:
-                where = self.shifts[index].to(x).view(G, 1, -1, *[1] * self.split.dims)
-                where = where.expand(*x.shape[:2], -1, *x.shape[3:])
-                x = torch.cat([x, where], 2)
+                if self.shifted:
+                    where = self.shifts[index].to(x).view(G, 1, -1, *[1] * self.split.dims)
+                    x = torch.cat([x, where.expand(*x.shape[:2], -1, *x.shape[3:])], 2)
                 y = self.nets(x.flatten(0, 1)[None])[0].unflatten(0, (G, B * W))
             else:
                 y = self.nets(x, index)
