@@ -1,0 +1,62 @@
+"""Latent generative models of PDE inputs and solutions, trained on residuals, and their inversion.
+
+Source: Zang & Koutsourelakis 2025, "DGenNO: a novel physics-aware neural operator for solving forward and
+inverse PDE problems based on deep, generative probabilistic modeling", J. Comput. Phys. 538, 114137.
+"""
+
+from __future__ import annotations
+
+from .burgers import Burgers1D
+from .csrbf import Particles, TestFunctions, wendland
+from .darcy import Darcy2D, sine_mollifier
+from .data import burgers_inputs, burgers_solutions, darcy_inputs, darcy_solutions
+from .encoders import Encoder, at_points
+from .evaluate import coverage, pixel_accuracy, relative_error, residual_rms
+from .inverse import Observation, Posterior, noise_level, sensors
+from .model import DGNO, DGNOConfig
+from .multionet import MultiONet
+from .priors import Bounded, CubePrior, NormalPrior, Prior, RealNVP, ZukoPrior, fit_prior
+from .problem import FieldSpec, Problem
+from .sampling import Samples, hamiltonian
+from .stokes import StokesCylinder, inflows
+from .stokes_reference import StokesReference
+
+__all__ = [
+    "DGNO",
+    "Bounded",
+    "Burgers1D",
+    "CubePrior",
+    "DGNOConfig",
+    "Darcy2D",
+    "Encoder",
+    "FieldSpec",
+    "MultiONet",
+    "NormalPrior",
+    "Observation",
+    "Particles",
+    "Posterior",
+    "Prior",
+    "Problem",
+    "RealNVP",
+    "Samples",
+    "StokesCylinder",
+    "StokesReference",
+    "TestFunctions",
+    "ZukoPrior",
+    "at_points",
+    "burgers_inputs",
+    "burgers_solutions",
+    "coverage",
+    "darcy_inputs",
+    "darcy_solutions",
+    "fit_prior",
+    "hamiltonian",
+    "inflows",
+    "noise_level",
+    "pixel_accuracy",
+    "relative_error",
+    "residual_rms",
+    "sensors",
+    "sine_mollifier",
+    "wendland",
+]

@@ -1,0 +1,90 @@
+"""Burgers' equation between walls as virtual observables; the input is the first frame."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ...sim.grid.pdes import Grid
+from .csrbf import Particles, TestFunctions
+from .problem import Decode, FieldSpec, Problem
+
+__all__ = ["Burgers1D"]
+
+
+class Burgers1D(Problem):
+    """u_t + u u_x = ν u_xx on (−1, 1) × (0, 1), u(±1) = 0, u(x, 0) = a(x); points are (x, t):
+
+        r = Σ w (u_t + u u_x) + ν Σ g u_x        test functions in x, each at a time of its own
+
+    in units of the speed per second. u = cos(πx/2) · net, so walls are exact; the first frame is a
+    likelihood of the input: its misfit is the relative mean square at t = 0.
+
+    Args:
+        cells: of the first frame.
+        viscosity: ν [m²/s].
+        speed: root mean square of first frames [m/s].
+        count: particles per update.
+        points: m of `TestFunctions`.
+        radius: R [m], a number or an interval.
+        frames: labels and comparisons are at t = 0, 1/frames, …, 1.
+        corrected, ends: see `TestFunctions`.
+
+    Source: Zang & Koutsourelakis 2025 (DGenNO), released code.
+    """
+
+    dim = 2
+
+    def __init__(
+        self,
+        cells: int = 128,
+        viscosity: float = 0.1 / math.pi,
+        speed: float = 0.3,
+        count: int = 300,
+        points: int = 5,
+        radius: float | tuple[float, float] = 1e-2,
+        frames: int = 20,
+        corrected: bool = True,
+        ends: bool = False,
+    ) -> None:
+        self.grid, self.viscosity, self.speed = (
+            Grid(cells, 2.0, "dirichlet", -1.0),
+            viscosity,
+            speed,
+        )
+        self.count, self.radius, self.frames = count, radius, frames
+        self.tests = TestFunctions(1, points, corrected, ends)
+        self.fields = {"u": FieldSpec(scale=speed, branch="silu_id")}
+
+    def mollifier(self, name: str, x: Tensor, order: int) -> Tensor | None:
+        value = torch.cos(0.5 * math.pi * x[..., 0])
+        slope = -0.5 * math.pi * torch.sin(0.5 * math.pi * x[..., 0])
+        zero = torch.zeros_like(value)
+        rows = [value, slope, zero, -((0.5 * math.pi) ** 2) * value, zero, zero]
+        return torch.stack(rows[: (1, 3, 6)[order]])
+
+    def sample(self, generator: torch.Generator | None, like: Tensor) -> Particles:
+        options = {"dtype": like.dtype, "device": like.device}
+        return self.tests.sample(
+            self.count, (-1.0, 0.0), (1.0, 1.0), self.radius, generator, **options
+        )
+
+    def residuals(self, decode: Decode, where: Particles, a: Tensor | None) -> dict[str, Tensor]:
+        u = decode(where.points, 1, ("u",))["u"][:, :, 0]
+        r = where.average(u[2] + u[0] * u[1]) + self.viscosity * where.against([u[1]])
+        return {"residual": r / self.speed}
+
+    def misfit(self, decode: Decode, a: Tensor) -> Tensor:
+        off = self.inputs(decode, self.grid.points(a).reshape(-1, 1)) - a[:, 0]
+        return off.square().mean(-1) / self.speed**2
+
+    def inputs(self, decode: Decode, x: Tensor) -> Tensor:
+        return decode(torch.cat([x, torch.zeros_like(x)], -1), 0, ("u",))["u"][0, :, 0]
+
+    def points(self, like: Tensor) -> Tensor:
+        x = self.grid.points(like).flatten()
+        t = torch.arange(self.frames + 1).to(x) / self.frames
+        t, x = torch.meshgrid(t, x, indexing="ij")
+        return torch.stack([x.flatten(), t.flatten()], -1)

@@ -1,0 +1,196 @@
+"""Posterior of the latent code from sparse noisy observations: MAP, Laplace, Hamiltonian samples.
+
+With β = T(z), z ~ N(0, I) by the prior, everything is a sum of squares,
+
+    −log p(z | data) = ½ |ρ(z)|²,   ρ = [ (û_i − u_i)/σ_i ;  √(N/m) r_j/σ_r ;  z ]
+
+r_j are the m residuals of the code with its own decoded input on fixed particles; N says for how many
+independent observations they count. Decoders are frozen and evaluated at their points once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...sim.core.errors import InputError, message
+from .model import DGNO
+from .priors import Prior
+
+__all__ = ["Observation", "Posterior", "noise_level", "sensors"]
+
+
+def noise_level(u: Tensor, decibels: float) -> Tensor:
+    """σ of white noise at a ratio SNR = 10 log10(mean u²/σ²), (S, n) → (S,). Source: DGenNO's code."""
+    return (u.square().mean(-1) / 10 ** (decibels / 10)).sqrt()
+
+
+def sensors(
+    x: Tensor, u: Tensor, count: int, decibels: float, generator: torch.Generator | None = None
+) -> Observation:
+    """Noisy values at random ones of given points.
+
+    Args:
+        x: points (n, D).
+        u: one solution there, (n,).
+        count: number of sensors.
+        decibels: signal-to-noise ratio [dB].
+        generator: of places and noise.
+
+    Raises:
+        InputError: more sensors than points.
+    """
+    if not 1 <= count <= len(x):
+        raise InputError(message("sensors", f"a count in [1, {len(x)}]", count, "Lower it"))
+    chosen = torch.randperm(len(x), generator=generator)[:count]
+    sigma = float(noise_level(u[None], decibels))
+    noise = sigma * torch.randn(count, generator=generator).to(u)
+    return Observation(x[chosen], u[chosen] + noise, sigma)
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """Values of one field at points."""
+
+    x: Tensor
+    """Points (n, D); of the input's own domain where `of` is "input"."""
+    value: Tensor
+    """(n,), or (C·n,) of a solution of C components, one component after the other."""
+    sigma: float
+    """Standard deviation of the noise, the error of the decoder included."""
+    of: str = "solution"
+    """"solution" or "input"."""
+
+
+class Posterior:
+    """p(z | data) of one problem.
+
+    Args:
+        model: trained; frozen here.
+        prior: of its codes.
+        observed: observations of solution and input.
+        residual_sigma: σ_r, root mean square of the residuals of codes of training inputs; None leaves
+            the residuals out.
+        residual_count: N; default dβ.
+        generator: of the particles.
+
+    Raises:
+        InputError: nothing observed, or values that do not fit their points.
+
+    Differentiable in z. Source: Zang & Koutsourelakis 2025 (DGenNO) for the objective; samples in the
+    space of the noise and σ_r are ours.
+    """
+
+    def __init__(
+        self,
+        model: DGNO,
+        prior: Prior,
+        observed: Sequence[Observation],
+        residual_sigma: float | None = None,
+        residual_count: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if not observed or any(o.sigma <= 0 or o.of not in ("solution", "input") for o in observed):
+            expected = 'observations with sigma > 0 of "solution" or "input"'
+            raise InputError(message("Posterior", expected, f"{len(observed)} of them", "Correct"))
+        self.model, self.prior, self.observed = model, prior, list(observed)
+        self.residual_sigma, self.residual_count = residual_sigma, residual_count
+        like = next(model.parameters())
+        self._frozen: dict = {}
+        self.where = None
+        if residual_sigma is not None:
+            self.where = model.problem.sample(generator, like)
+        found = self.rows(torch.zeros(1, prior.latent, dtype=like.dtype, device=like.device))
+        del found
+
+    def decode(self, beta: Tensor):
+        """Decoders whose trunks are kept for points seen before."""
+
+        def fields(x: Tensor, order: int, names: tuple[str, ...]):
+            key = (x.shape, order, names, float(x.double().sum()), float(x.double().square().sum()))
+            if key not in self._frozen:
+                with torch.no_grad():
+                    self._frozen[key] = self.model.at(x, order, names)
+            return self._frozen[key](beta)
+
+        return fields
+
+    def rows(self, z: Tensor) -> Tensor:
+        """ρ, (B, dβ) → (B, m)."""
+        decode, problem = self.decode(self.prior.code(z)), self.model.problem
+        parts = []
+        for o in self.observed:
+            solution = o.of == "solution"
+            found = problem.solution(decode, o.x) if solution else problem.inputs(decode, o.x)
+            found = found.flatten(1)
+            if found.shape[1] != o.value.numel():
+                expected = f"{found.shape[1]} values for {len(o.x)} points"
+                raise InputError(message("Posterior", expected, o.value, "Give one per component"))
+            parts.append((found - o.value.flatten()) / o.sigma)
+        if self.where is not None:
+            r = torch.cat(list(problem.residuals(decode, self.where, None).values()), 1)
+            count = self.prior.latent if self.residual_count is None else self.residual_count
+            parts.append(r * (math.sqrt(count / r.shape[1]) / self.residual_sigma))
+        return torch.cat([*parts, z], 1)
+
+    def energy(self, z: Tensor) -> Tensor:
+        """−log p(z | data) up to a constant, (B,)."""
+        return 0.5 * self.rows(z).square().sum(1)
+
+    def slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """`energy` and its gradient, (B,), (B, dβ)."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            energy = self.energy(z)
+            return energy.detach(), torch.autograd.grad(energy.sum(), z)[0]
+
+    def jacobian(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """ρ and ∂ρ/∂z of each z, (B, m), (B, m, dβ), by forward derivatives."""
+
+        def column(direction: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.func.jvp(self.rows, (z,), (direction.expand_as(z),))
+
+        eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        rho, columns = torch.func.vmap(column, out_dims=(None, -1))(eye)
+        return rho.detach(), columns.detach()
+
+    def maximize(self, z: Tensor, iterations: int = 40, tol: float = 1e-5) -> Tensor:
+        """MAP estimates from starts (B, dβ) by Levenberg–Marquardt, each start by itself.
+
+        Args:
+            z: starts; several, as the energy may have several minima.
+            iterations: at most.
+            tol: relative decrease of the energy that ends it.
+
+        Returns:
+            (B, dβ), in the order of the starts.
+        """
+        z = z.detach().clone()
+        damping = torch.ones(len(z), 1, 1, dtype=z.dtype, device=z.device)
+        eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        with torch.no_grad():
+            for _ in range(iterations):
+                rho, J = self.jacobian(z)
+                H, g = J.mT @ J, (J.mT @ rho[..., None])[..., 0]
+                before = 0.5 * rho.square().sum(1)
+                step = torch.linalg.solve(H + damping * eye, g)
+                after = self.energy(z - step)
+                better = (after < before) & torch.isfinite(after)
+                z = torch.where(better[:, None], z - step, z)
+                factor = torch.where(better, 0.3, 4.0)[:, None, None]
+                damping = (damping * factor).clamp(1e-4, 1e8)
+                if bool((better & (before - after < tol * before)).all()):
+                    break
+        return z
+
+    def laplace(self, z: Tensor) -> Tensor:
+        """L with L Lᵀ = (∂ρᵀ∂ρ)⁻¹ at one point z (dβ,): the root of the posterior's covariance."""
+        _, J = self.jacobian(z[None])
+        H = (J[0].mT @ J[0]).double()
+        root = torch.linalg.cholesky(H)
+        eye = torch.eye(len(H), dtype=H.dtype, device=H.device)
+        return torch.linalg.solve_triangular(root, eye, upper=False).mT.to(z.dtype)

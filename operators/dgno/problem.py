@@ -1,0 +1,81 @@
+"""What a PDE tells the generative model: its fields, its input, and its virtual observables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...sim.grid.pdes import Grid
+
+__all__ = ["Decode", "FieldSpec", "Problem"]
+
+Decode = Callable[[Tensor, int, tuple[str, ...]], Mapping[str, Tensor]]
+"""(points, order, names of fields) ↦ jets (S, B, C, n) of those fields, for a batch of codes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldSpec:
+    """A field that is decoded from the latent code."""
+
+    outputs: int = 1
+    """Components C."""
+    scale: float = 1.0
+    """Its size, in its unit: decoders give numbers of order one times this."""
+    trunk: str = "tanh_sin"
+    """Activation of the trunk."""
+    branch: str = "tanh_sin"
+    """Activation of the branch."""
+
+
+class Problem:
+    """A PDE for `DGNO`: subclasses set the attributes and write what raises here."""
+
+    grid: Grid
+    """Cells of the input field."""
+    dim: int
+    """D, coordinates of a point."""
+    fields: Mapping[str, FieldSpec]
+    """Decoded fields by name; the first one is the solution, unless `solution` says otherwise."""
+
+    def scaled(self, a: Tensor) -> Tensor:
+        """Input field (B, 1, *cells) as the encoder reads it."""
+        return a
+
+    def mollifier(self, name: str, x: Tensor, order: int) -> Tensor | None:
+        """Jet (S, *points) of a function that vanishes where the field does; None: no such walls."""
+        return None
+
+    def sample(self, generator: torch.Generator | None, like: Tensor) -> Any:
+        """Random particles or points of one update."""
+        raise NotImplementedError
+
+    def residuals(self, decode: Decode, where: Any, a: Tensor | None) -> dict[str, Tensor]:
+        """Dimensionless residuals (B, m) by name, square roots of weights included.
+
+        Args:
+            decode: fields of a batch of codes.
+            where: what `sample` gave.
+            a: input fields (B, 1, *cells); None takes the decoded ones.
+        """
+        raise NotImplementedError
+
+    def misfit(self, decode: Decode, a: Tensor) -> Tensor:
+        """−log p(a|β) per cell up to constants, (B,)."""
+        raise NotImplementedError
+
+    def inputs(self, decode: Decode, x: Tensor) -> Tensor:
+        """Decoded input field at points of its own domain, (n, axes of the grid) → (B, n)."""
+        raise NotImplementedError
+
+    def points(self, like: Tensor) -> Tensor:
+        """Where solutions are compared and labelled, (n, D)."""
+        raise NotImplementedError
+
+    def solution(self, decode: Decode, x: Tensor) -> Tensor:
+        """What sensors and labels see of the solution at points, (B, C, n)."""
+        name = next(iter(self.fields))
+        return decode(x, 0, (name,))[name][0]

@@ -1,0 +1,380 @@
+"""The latent generative operator: residuals of exact solutions, losses, training, inversion."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from rheograd.operators.dgno import (
+    DGNO,
+    Burgers1D,
+    CubePrior,
+    Darcy2D,
+    DGNOConfig,
+    NormalPrior,
+    Observation,
+    Posterior,
+    RealNVP,
+    StokesCylinder,
+    StokesReference,
+    burgers_inputs,
+    burgers_solutions,
+    coverage,
+    darcy_inputs,
+    darcy_solutions,
+    hamiltonian,
+    inflows,
+    noise_level,
+    pixel_accuracy,
+    relative_error,
+    residual_rms,
+    sensors,
+)
+from rheograd.operators.dgno.jets import pairs
+from rheograd.operators.train import Trainer, TrainerConfig
+from rheograd.sim.core.errors import InputError
+from rheograd.sim.core.gradients import taylor_test
+
+SMALL = {"latent": 6, "width": 12, "depth": 3, "channels": 4}
+
+
+def decoded(functions, dim=2):
+    """A decoder of given functions of points, with derivatives by autograd."""
+
+    def decode(x, order, names):
+        out = {}
+        for name in names:
+            x = x.detach().requires_grad_()
+            rows = []
+            for f in functions[name](x).unbind(1):
+                jet, one = [f], torch.ones_like(f)
+                options = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
+                slope = torch.autograd.grad(f, x, one, **options)[0] if order else None
+                jet += [slope[:, i] for i in range(dim)] if order > 0 else []
+                if order > 1:
+                    for i, j in pairs(dim):
+                        if not slope.requires_grad:
+                            jet.append(torch.zeros_like(f))
+                            continue
+                        second = torch.autograd.grad(slope[:, i], x, one, **options)[0]
+                        jet.append(second[:, j])
+                rows.append(torch.stack(jet))
+            out[name] = torch.stack(rows, 1)[:, None].detach()  # (S, 1, C, n)
+        return out
+
+    return decode
+
+
+def sample(problem, seed=0):
+    like = torch.zeros((), dtype=torch.float64)
+    return problem.sample(torch.Generator().manual_seed(seed), like)
+
+
+@pytest.mark.parametrize("form", ["primal", "mixed", "strong"])
+def test_darcy_residuals_vanish_at_a_solution(form):
+    """u = sin πx sin πy with a = 1 + x, f by hand: all forms, weak ones as R²."""
+
+    def u(x):
+        return torch.sin(math.pi * x).prod(1, keepdim=True)
+
+    def slopes(x):
+        s, c = torch.sin(math.pi * x), torch.cos(math.pi * x)
+        return math.pi * torch.stack([c[:, 0] * s[:, 1], s[:, 0] * c[:, 1]], 1)
+
+    def forcing(x):
+        return 2 * math.pi**2 * (1 + x[:, 0]) * u(x)[:, 0] - slopes(x)[:, 0]
+
+    functions = {
+        "u": u,
+        "a": lambda x: torch.log1p(x[:, :1]),
+        "s": lambda x: (1 + x[:, :1]) * slopes(x),
+    }
+    off = []
+    for radius in (0.04, 0.02):
+        problem = Darcy2D((8, 8), form, radius=radius, count=60, forcing=1.0)
+        where = sample(problem)
+        rows = problem.residuals(decoded(functions), where, None)
+        f = where.average(forcing(where.points))
+        # residuals are those of the constant forcing 1
+        off.append(float((rows["residual"] + 1 - f).abs().max()))
+        if form == "mixed":
+            assert float(rows["flux"].abs().max()) < 1e-10
+    if form == "strong":
+        assert off[0] < 2e-5  # ∇a by differences
+    else:
+        assert off[0] < 0.1 and off[0] / off[1] > 3
+
+
+def test_darcy_reads_the_given_field_like_a_decoded_one(generator):
+    a = darcy_inputs(2, 64, length=0.4, generator=generator).double()
+    problem = Darcy2D((64, 64), "strong", count=40)
+    where = sample(problem)
+    u = decoded({"u": lambda x: torch.sin(math.pi * x).prod(1, keepdim=True)})
+    given = problem.residuals(u, where, a)["residual"]
+    assert given.shape == (2, 40)
+    primal = Darcy2D((64, 64), "primal", count=40, radius=0.02)
+    P = sample(primal)
+    weak = primal.residuals(u, P, a)["residual"]
+    point = Darcy2D((64, 64), "strong")
+    strong = point.residuals(u, type(P)(P.x, P.weight, P.gradient), a)["residual"]
+    average = P.average(strong)
+    assert float((weak - average).abs().max()) < 0.05 * float(average.abs().max())
+
+
+def test_burgers_residual_of_a_travelling_front():
+    """u = c − 2νk tanh(k (x − ct)) solves it."""
+    nu, c, k = 0.05, 0.3, 2.0
+
+    def u(x):
+        return c - 2 * nu * k * torch.tanh(k * (x[:, :1] - c * x[:, 1:]))
+
+    off = []
+    for radius in (0.1, 0.05):
+        problem = Burgers1D(32, nu, count=80, radius=radius, points=9)
+        found = problem.residuals(decoded({"u": u}), sample(problem), None)["residual"]
+        off.append(float(found.square().mean().sqrt()))
+    assert off[1] < 2e-4 and off[0] / off[1] > 3
+    wrong = problem.residuals(decoded({"u": lambda x: 1.2 * u(x)}), sample(problem), None)
+    assert float(wrong["residual"].square().mean().sqrt()) > 50 * off[1]
+
+
+def test_stokes_residuals_of_poiseuille_flow():
+    """Without the disc's walls everything vanishes."""
+    problem = StokesCylinder(16, count=40)
+    mu = problem.viscosity
+    functions = {
+        "psi": lambda x: (2 * x[:, 1:] ** 2 - 4 / 3 * x[:, 1:] ** 3) + 0 * x[:, :1],
+        "p": lambda x: 8 * mu * (2 - x[:, :1]),
+        "s": lambda x: torch.stack(
+            [-8 * mu * (2 - x[:, 0]), -8 * mu * (2 - x[:, 0]), mu * (4 - 8 * x[:, 1])], 1
+        ),
+    }
+    where = sample(problem)
+    rows = problem.residuals(decoded(functions), where, None)
+    assert set(rows) == {"momentum", "stress", "walls", "outlet"}
+    for name in ("momentum", "stress", "outlet"):
+        assert float(rows[name].abs().max()) < 1e-9, name
+    disc = len(where.walls) // 2
+    assert float(rows["walls"][:, disc : 2 * disc].abs().max()) < 1e-12
+    y = problem.grid.points(torch.zeros((), dtype=torch.float64))
+    a = (4 * y * (1 - y))[None, None, :, 0]
+    assert float(problem.misfit(decoded(functions), a)) < 1e-20
+    assert float(problem.distance(where.particles.points).min()) > 0
+
+
+def test_stokes_reference():
+    """Poiseuille flow to round-off; with the disc volume is kept and grids come together."""
+    problem = StokesCylinder(32)
+    y = (torch.arange(512) + 0.5) / 512
+    parabola = (4 * y * (1 - y)).double()[None, None]
+    v, p = StokesReference(problem, 16, disc=False).solve(parabola)
+    z = (torch.arange(16, dtype=torch.float64) + 0.5) / 16
+    x = (torch.arange(32, dtype=torch.float64) + 0.5) / 16
+    assert torch.allclose(v[0, 0], (4 * z * (1 - z)).expand(32, -1), atol=1e-4)
+    assert float(v[0, 1].abs().max()) < 1e-4
+    expected = 8 * problem.viscosity * (2 - x)[:, None].expand(-1, 16)
+    assert torch.allclose(p[0], expected, atol=1e-3)
+    fields = {n: StokesReference(problem, n).solve(parabola)[0][0] for n in (10, 30)}
+    off = (fields[30][:, 1::3, 1::3] - fields[10]).square().mean().sqrt()
+    assert float(off / fields[10].square().mean().sqrt()) < 0.08
+    through = fields[30][0].mean(1)
+    assert float((through / through[0] - 1).abs().max()) < 0.02
+
+
+def test_inputs_and_references(generator):
+    a = darcy_inputs(4, 16, (5.0, 10.0), fraction=0.3, generator=generator)
+    assert set(a.unique().tolist()) == {5.0, 10.0}
+    assert torch.allclose((a == 10).float().mean((1, 2, 3)), torch.full((4,), 0.3), atol=0.01)
+    u = darcy_solutions(a)
+    finer = darcy_solutions(a, fine=5)
+    assert float(relative_error(u, finer).max()) < 0.01
+    constant = darcy_solutions(torch.full((1, 1, 16, 16), 2.0), 2.0, 5)
+    assert abs(float(constant.max()) - 0.0737) < 1e-3  # the torsion problem's greatest value
+    u0 = burgers_inputs(2, 32, generator)
+    frames = burgers_solutions(u0, 4, substeps=8)
+    assert frames.shape == (2, 5, 32)
+    assert float(frames[:, -1].abs().amax(1).max()) < float(u0.abs().max())
+    finer = burgers_solutions(u0, 4, substeps=16, fine=5)
+    assert float(relative_error(frames, finer).max()) < 0.02
+    assert inflows(3, 32, generator).shape == (3, 1, 32)
+    assert float(noise_level(torch.full((1, 9), 2.0), 20)) == pytest.approx(0.2)
+    with pytest.raises(InputError, match="odd"):
+        darcy_solutions(a, fine=2)
+    with pytest.raises(InputError, match="form"):
+        Darcy2D((8, 8), "other")
+
+
+def models(generator):
+    darcy = {"count": 12, "points": 3}
+    yield Darcy2D((8, 8), "primal", **darcy), darcy_inputs(3, 8, generator=generator)
+    two = darcy_inputs(3, 8, (5.0, 10.0), generator=generator)
+    yield Darcy2D((8, 8), "mixed", (5.0, 10.0), **darcy), two
+    yield Darcy2D((8, 8), "strong", (5.0, 10.0), **darcy), two
+    yield Burgers1D(16, count=12, frames=3), burgers_inputs(3, 16 * 4, generator)[..., ::4]
+    yield StokesCylinder(16, count=12), inflows(3, 16, generator)
+
+
+def awake(model, generator):
+    """Weights of the sums away from zero, where published ones start."""
+    with torch.no_grad():
+        for decoder in model.decoders.values():
+            decoder.weights.copy_(torch.randn(decoder.weights.shape, generator=generator))
+    return model
+
+
+def test_every_problem_trains_and_inverts_shapes(generator):
+    for problem, a in models(generator):
+        model = DGNO(problem, DGNOConfig(**SMALL), generator=generator)
+        model.fit_scales(a)
+        batch = {"a": a, "u": torch.zeros(3, 1, 1)}
+        batch["u"] = torch.ones_like(model(a))
+        terms = model.loss(batch, generator)
+        assert {"loss", "input", "labels"} < set(terms)
+        total = sum(float(v) for k, v in terms.items() if k != "loss")
+        assert float(terms["loss"].detach()) == pytest.approx(total, rel=1e-5)
+        terms["loss"].backward()
+        decoder = model.decoders[next(iter(problem.fields))]
+        assert decoder.weights.grad.abs().sum() > 0
+        x = problem.grid.points(a).reshape(-1, problem.grid.dim)
+        assert problem.inputs(model.decode(model.encode(a)), x).shape == (3, a[0].numel())
+        points = problem.points(a)
+        one = Observation(points[:5], model(a, points[:5])[0].detach().flatten(), 0.1)
+        post = Posterior(model, CubePrior(6), [one], 1.0, generator=generator)
+        assert post.rows(torch.zeros(2, 6)).shape[0] == 2
+    with pytest.raises(InputError, match="fields"):
+        model(a[..., :-1])
+
+
+def test_gradient_of_the_loss(generator):
+    """Mixed form with labels, Taylor test in all weights at fixed particles."""
+    problem = Darcy2D((8, 8), "mixed", (5.0, 10.0), count=8, points=3)
+    model = awake(DGNO(problem, DGNOConfig(**SMALL), generator=generator), generator).double()
+    a = darcy_inputs(2, 8, (5.0, 10.0), generator=generator).double()
+    model.fit_scales(a)
+    batch = {"a": a, "u": darcy_solutions(a), "labelled": torch.tensor([1.0, 0.0]).double()}
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    start = {n: p.detach().clone() for n, p in model.named_parameters() if n in names}
+
+    def f(weights):
+        from torch.func import functional_call
+
+        class Loss(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.m = model
+
+            def forward(self):
+                return self.m.loss(batch, torch.Generator().manual_seed(1))["loss"]
+
+        return functional_call(Loss(), {f"m.{k}": v for k, v in weights.items()})
+
+    assert taylor_test(f, start, eps0=1e-3, generator=generator).passed()
+
+
+def test_bayes_is_a_bound(generator):
+    """The entropy and the prior are in the loss, and σ has a gradient."""
+    problem = Darcy2D((8, 8), "primal", count=12, points=3)
+    config = DGNOConfig(**SMALL, bayes=True)
+    with pytest.raises(InputError, match="prior"):
+        DGNO(problem, config)
+    prior = RealNVP(6, 2, 8, generator)
+    model = awake(DGNO(problem, config, prior, generator), generator)
+    a = darcy_inputs(3, 8, generator=generator)
+    model.fit_scales(a)
+    terms = model.loss({"a": a, "u": darcy_solutions(a, smooth=True)}, generator)
+    beta = model.draw(a, torch.Generator().manual_seed(0))
+    assert float((beta - model.encode(a)).detach().abs().max()) > 0.01
+    terms["loss"].backward()
+    assert float(model.log_sigma.grad.abs()) > 0 and float(model.log_label.grad.abs()) > 0
+    entropy = 6 * math.log(0.1) / 64
+    expected = -prior.log_prob(model.encode(a)).mean() / 64 - entropy
+    assert float(terms["code"]) == pytest.approx(float(expected.detach()), abs=0.2)
+
+
+def test_posterior_of_a_linear_decoder_is_normal(generator):
+    """MAP, Laplace and Hamiltonian samples against the closed form."""
+    problem = Darcy2D((8, 8), "primal", count=12)
+    model = DGNO(problem, DGNOConfig(**SMALL), generator=generator).double()
+    x = torch.rand(60, 2, generator=generator, dtype=torch.float64)
+    A = torch.randn(60, 6, generator=generator, dtype=torch.float64)
+    sigma, truth = 0.5, torch.randn(6, generator=generator, dtype=torch.float64)
+
+    class Linear(Posterior):
+        def decode(self, beta):
+            return beta
+
+    problem.solution = lambda beta, x: (beta @ A.T)[:, None]
+    value = A @ truth + sigma * torch.randn(60, generator=generator, dtype=torch.float64)
+    prior = NormalPrior(6).double()
+    post = Linear(model, prior, [Observation(x, value, sigma)])
+    H = A.T @ A / sigma**2 + torch.eye(6, dtype=torch.float64)
+    mean = torch.linalg.solve(H, A.T @ value / sigma**2)
+    start = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    z = post.maximize(start, 60, 1e-14)
+    assert torch.allclose(z, mean.expand(3, -1), atol=1e-5)
+    root = post.laplace(z[0])
+    assert torch.allclose(root @ root.T, torch.linalg.inv(H), atol=1e-9)
+    begin = mean + torch.randn(20, 6, generator=generator, dtype=torch.float64) @ root.T
+    found = hamiltonian(post.slope, begin, 100, 60, root=root, generator=generator)
+    flat = found.flat()
+    error = (flat.mean(0) - mean) / torch.linalg.inv(H).diagonal().sqrt()
+    assert float(error.abs().max()) < 0.15
+    ratio = torch.cov(flat.T).diagonal() / torch.linalg.inv(H).diagonal()
+    assert 0.8 < float(ratio.min()) and float(ratio.max()) < 1.25
+    assert 0.6 < found.acceptance < 0.99 and float(found.spread.max()) < 1.1
+    with pytest.raises(InputError, match="sigma"):
+        Posterior(model, prior, [])
+    with pytest.raises(InputError, match="values"):
+        Linear(model, prior, [Observation(x, value[:-1], sigma)])
+
+
+def test_posterior_gradient_and_jacobian(generator):
+    problem = Darcy2D((8, 8), "mixed", (5.0, 10.0), count=6, points=3)
+    model = awake(DGNO(problem, DGNOConfig(**SMALL), generator=generator), generator).double()
+    a = darcy_inputs(3, 8, (5.0, 10.0), generator=generator).double()
+    model.fit_scales(a)
+    x = problem.points(a)
+    seen = sensors(x, model(a)[0, 0].detach(), 20, 20, generator)
+    rms = residual_rms(model, a, generator=generator)
+    post = Posterior(model, CubePrior(6), [seen], rms, generator=generator)
+    z = 0.3 * torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    assert taylor_test(lambda z: post.energy(z).sum(), z, eps0=1e-3, generator=generator).passed()
+    rho, J = post.jacobian(z)
+    energy, slope = post.slope(z)
+    assert torch.allclose((J.mT @ rho[..., None])[..., 0], slope, atol=1e-8)
+    found = post.maximize(z, 30)
+    best, flat = post.slope(found)
+    assert bool((best < energy).all())
+    assert bool((flat.norm(dim=1) < 0.05 * slope.norm(dim=1)).all())
+
+
+def test_training_on_residuals_alone_lowers_the_error(generator):
+    """Two-phase Darcy without a solution, by the common trainer; then a field from its sensors."""
+    a = darcy_inputs(64, 16, (5.0, 10.0), 0.3, generator=generator)
+    unseen = darcy_inputs(8, 16, (5.0, 10.0), 0.3, generator=generator)
+    u = darcy_solutions(unseen)
+    problem = Darcy2D((16, 16), "mixed", (5.0, 10.0), count=60, points=3)
+    config = DGNOConfig(16, 24, 4, channels=8, weight_virtual=5.0)
+    model = DGNO(problem, config, generator=generator)
+    model.fit_scales(a)
+    batches = [{"a": part} for part in a.split(16)]
+
+    class Batch(dict):
+        def to(self, device):
+            return self
+
+    steps = TrainerConfig(updates=120, lr=5e-3, schedule="cosine", clip=1.0)
+    Trainer(model, lambda m, b, g: m.loss(b, g), steps).fit([Batch(b) for b in batches])
+    with torch.no_grad():
+        error = float(relative_error(model(unseen), u).mean())
+        x = problem.points(a)
+        inputs = problem.inputs(model.decode(model.encode(unseen)), x)
+    assert error < 0.3
+    assert float(pixel_accuracy(inputs, unseen.flatten(1), problem.middle).mean()) > 0.55
+
+
+def test_coverage_of_normal_samples(generator):
+    truth = torch.randn(4000, generator=generator)
+    draws = torch.randn(400, 4000, generator=generator)
+    assert abs(float(coverage(draws, truth, 0.9)) - 0.9) < 0.02
