@@ -19,6 +19,8 @@ _PUBLIC = {
     "CMAOptimizer": "cma",
     "ContinuationConfig": "continuation",
     "ContinuationOptimizer": "continuation",
+    "DescentConfig": "descent",
+    "DescentOptimizer": "descent",
     "GradientConfig": "gradient",
     "GradientOptimizer": "gradient",
     "HybridConfig": "hybrid",

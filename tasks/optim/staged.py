@@ -60,7 +60,7 @@ class StagedOptimizer(Optimizer):
             reason = self._inner.exhausted()
             if not reason:
                 return
-            if self.stage + 1 == len(self.shares):
+            if self._over(reason):
                 self._finished = reason
                 return
             logger.warning("stage %d cannot afford an iteration; skipped", self.stage)
@@ -69,7 +69,7 @@ class StagedOptimizer(Optimizer):
 
     def _stage_budget(self) -> Budget:
         """This stage's part of what is left; its final evaluation is the verification."""
-        share = self.shares[self.stage] / sum(self.shares[self.stage :])
+        share = self._share()
 
         def part(limit: float | None, spent: float) -> Any:
             return None if limit is None else share * max(0.0, limit - spent)
@@ -86,6 +86,14 @@ class StagedOptimizer(Optimizer):
             wall_s=part(b.wall_s, self.wall_s),
             iterations=None if iterations is None else round(iterations),
         )
+
+    def _share(self) -> float:
+        """The present stage's share of what is left [-]."""
+        return self.shares[self.stage] / sum(self.shares[self.stage :])
+
+    def _over(self, reason: str) -> bool:
+        """Whether the search ends with the present stage, which has ended for `reason`."""
+        return self.stage + 1 == len(self.shares)
 
     def _spent(self) -> tuple[int, int]:
         """Simulator steps and iterations, those under way included."""
@@ -144,7 +152,7 @@ class StagedOptimizer(Optimizer):
         if reason:
             self._best, self.best_loss = self._verified()
             inner.close()
-            if self.stage + 1 == len(self.shares):
+            if self._over(reason):
                 self._finished = reason
             else:
                 self.stage += 1

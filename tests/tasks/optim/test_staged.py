@@ -64,10 +64,13 @@ def test_hybrid_finds_the_basin_and_its_bottom():
         optimize(task, "cma", budget=budget, knots=10, seed=1),
     ]
     together = optimize(
-        task, "hybrid", budget=budget, seed=1, inner="lbfgs", cma=CMAConfig(knots=10)
-    )
-    assert together.loss < 1e-3 * min(r.loss for r in alone)
-    assert together.steps_used <= 24_000
+        task, "hybrid", budget=budget, seed=1, schedule="handover", inner="lbfgs",
+        cma=CMAConfig(knots=10),
+    )  # fmt: skip
+    in_turns = optimize(task, "hybrid", budget=budget, seed=1)
+    for found in (together, in_turns):
+        assert found.loss < 1e-3 * min(r.loss for r in alone)
+        assert found.steps_used <= 24_000
 
 
 @pytest.mark.parametrize("share", [0.2, 0.7])
@@ -75,7 +78,7 @@ def test_the_budget_is_split(share):
     pytest.importorskip("cma")
     task = Valley()
     optimizer = make_optimizer(
-        task, "hybrid", share=share, budget=Budget(simulator_steps=20_000),
+        task, "hybrid", schedule="handover", share=share, budget=Budget(simulator_steps=20_000),
         cma=CMAConfig(knots=6, population=6), lbfgs=LBFGSConfig(), inner="lbfgs",
     )  # fmt: skip
     spent = {0: 0, 1: 0}
@@ -94,7 +97,7 @@ def test_hybrid_hands_over_when_evolution_has_contracted():
     pytest.importorskip("cma")
     optimizer = make_optimizer(
         Tracking(TrackingConfig(horizon=2)), "hybrid", budget=Budget(simulator_steps=20_000),
-        cma=CMAConfig(knots=None, population=8), contraction=0.2,
+        schedule="handover", cma=CMAConfig(knots=None, population=8), contraction=0.2,
     )  # fmt: skip
     while optimizer.stage == 0:
         optimizer.iterate()
@@ -107,8 +110,9 @@ def test_hybrid_begins_its_gradient_at_the_start_if_no_sample_is_better():
     task = Tracking()
     near = (0.98 * task.optimum).float()
     optimizer = make_optimizer(
-        task, "hybrid", budget=Budget(iterations=4), initial=near, cma=CMAConfig(population=4)
-    )
+        task, "hybrid", budget=Budget(iterations=4), initial=near, schedule="handover",
+        cma=CMAConfig(population=4),
+    )  # fmt: skip
     with torch.no_grad():
         first = float(task.total_loss(near))
     while optimizer.stage == 0:
@@ -149,7 +153,9 @@ def test_steps_that_gain_nothing_are_taken_back_at_no_cost():
 
 def test_a_stage_that_cannot_afford_anything_is_skipped():
     pytest.importorskip("cma")
-    optimizer = make_optimizer(Valley(), "hybrid", share=0.01, budget=Budget(simulator_steps=3000))
+    optimizer = make_optimizer(
+        Valley(), "hybrid", schedule="handover", share=0.01, budget=Budget(simulator_steps=3000)
+    )
     assert optimizer.stage == 1 and not optimizer.exhausted()
 
 
