@@ -11,7 +11,7 @@ from .csrbf import Particles, TestFunctions, wendland
 from .darcy import Darcy2D, sine_mollifier
 from .data import burgers_inputs, burgers_solutions, darcy_inputs, darcy_solutions
 from .encoders import Encoder, at_points
-from .evaluate import coverage, pixel_accuracy, relative_error, residual_rms
+from .evaluate import coverage, pixel_accuracy, predict, relative_error, residual_rms
 from .inverse import Observation, Posterior, noise_level, sensors
 from .model import DGNO, DGNOConfig
 from .multionet import MultiONet
@@ -54,6 +54,7 @@ __all__ = [
     "inflows",
     "noise_level",
     "pixel_accuracy",
+    "predict",
     "relative_error",
     "residual_rms",
     "sensors",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .model import DGNO
 
-__all__ = ["coverage", "pixel_accuracy", "relative_error", "residual_rms"]
+__all__ = ["coverage", "pixel_accuracy", "predict", "relative_error", "residual_rms"]
 
 
 def relative_error(found: Tensor, truth: Tensor) -> Tensor:
@@ -35,6 +35,45 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
     ends = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=samples.dtype)
     low, high = torch.quantile(samples, ends.to(samples.device), dim=0)
     return ((truth >= low) & (truth <= high)).double().mean()
+
+
+@torch.no_grad()
+def predict(
+    model: DGNO,
+    a: Tensor,
+    x: Tensor | None = None,
+    draws: int = 100,
+    delta: Tensor | float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Samples of the solutions of inputs, (draws, B, C, n): codes from q(β|a), and the decoder's error.
+
+    Without `bayes` codes are points and all spread is `delta`'s. For inputs known at sensors alone
+    sample a `Posterior` with an `Observation` of "input".
+
+    Args:
+        model: trained.
+        a: inputs (B, 1, *cells).
+        x: points (n, D); default those of the problem.
+        draws: number of samples.
+        delta: standard deviation of the decoder's error, a number or (C, n): root mean square of
+            model(a) − u over a few references that training did not see.
+        generator: source.
+    """
+    x = model.problem.points(a) if x is None else x
+    frozen = model.at(x, 0)
+
+    def one() -> Tensor:
+        beta = model.draw(a, generator)
+
+        def decode(points: Tensor, order: int, names: tuple[str, ...]) -> dict[str, Tensor]:
+            same = points is x and order == 0
+            return frozen(beta) if same else model.at(points, order, names)(beta)
+
+        u = model.problem.solution(decode, x)
+        return u + delta * torch.randn(u.shape, generator=generator).to(u)
+
+    return torch.stack([one() for _ in range(draws)])
 
 
 @torch.no_grad()

@@ -49,10 +49,14 @@ class DGNOConfig:
     weight_labels: float = 1.0
     """Weight of the squared relative error of labelled solutions."""
 
+    hard_share: float = 0.0
+    """Share of the residuals of a batch, the largest ones, whose mean square counts once more."""
+
     def __post_init__(self) -> None:
         weights = (self.weight_input, self.weight_virtual, self.weight_labels, self.first_sigma)
-        if min(weights) < 0 or self.latent < 1:
-            expected, got = "weights >= 0, latent >= 1", f"{weights}, {self.latent}"
+        if min(weights) < 0 or self.latent < 1 or not 0 <= self.hard_share <= 1:
+            expected = "weights >= 0, latent >= 1, hard_share in [0, 1]"
+            got = f"{weights}, {self.latent}, {self.hard_share}"
             raise InputError(message("DGNOConfig", expected, got, "Correct them"))
 
 
@@ -212,7 +216,12 @@ class DGNO(nn.Module):
         if c.weight_virtual > 0:
             share = batch.get("virtual", a.new_ones(len(a)))
             for name, r in self.residuals(beta, a, generator).items():
-                parts[name] = c.weight_virtual * share * r.square().mean(1)
+                squares = r.square() * share[:, None]
+                parts[name] = c.weight_virtual * squares.mean(1)
+                if c.hard_share > 0:
+                    count = max(1, round(c.hard_share * squares.numel()))
+                    hardest = squares.flatten().topk(count).values
+                    parts[f"hard {name}"] = c.weight_virtual * hardest.mean()[None]
         if "u" in batch and c.weight_labels > 0:
             share = batch.get("labelled", a.new_ones(len(a)))
             parts["labels"] = c.weight_labels * share * self._label(beta, batch["u"])

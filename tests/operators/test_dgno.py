@@ -27,6 +27,7 @@ from rheograd.operators.dgno import (
     inflows,
     noise_level,
     pixel_accuracy,
+    predict,
     relative_error,
     residual_rms,
     sensors,
@@ -372,6 +373,24 @@ def test_training_on_residuals_alone_lowers_the_error(generator):
         inputs = problem.inputs(model.decode(model.encode(unseen)), x)
     assert error < 0.3
     assert float(pixel_accuracy(inputs, unseen.flatten(1), problem.middle).mean()) > 0.55
+
+
+def test_predictions_spread_by_code_and_by_error(generator):
+    problem = Darcy2D((8, 8), "primal", count=12, points=3)
+    prior = NormalPrior(6)
+    config = DGNOConfig(**SMALL, bayes=True, first_sigma=0.5, hard_share=0.1)
+    model = awake(DGNO(problem, config, prior, generator), generator)
+    a = darcy_inputs(2, 8, generator=generator)
+    model.fit_scales(a)
+    assert float(model.loss({"a": a}, generator)["hard residual"]) > 0
+    x = torch.rand(7, 2, generator=generator)
+    found = predict(model, a, x, 60, generator=generator)
+    assert found.shape == (60, 2, 1, 7) and float(found.std(0).min()) > 0
+    sure = DGNO(problem, DGNOConfig(**SMALL), generator=generator)
+    same = predict(sure, a, draws=3, generator=generator)
+    assert same.shape == (3, 2, 1, 64) and float(same.std(0).max()) == 0
+    wide = predict(sure, a, x, 400, 0.2, generator)
+    assert abs(float(wide.std(0).mean()) - 0.2) < 0.02
 
 
 def test_coverage_of_normal_samples(generator):

@@ -1,0 +1,366 @@
+"""Latent generative operators on residuals: what trains without solutions, and what it can be asked.
+
+One core, process time. Rows, in the order of the acceptance list of docs/dgno.md:
+
+    test functions      A1, A2: gradients, bias of the rules, residual of an exact solution
+    shared trunk        A3: one evaluation of the trunk against one per sample
+    train …, T s        A4 and the other problems: T seconds of Adam on inputs alone (on labels where the
+                        name says so), errors on unseen inputs; baselines in the same time
+    layers …            A5: MultiONet and DeepONet of equal size, supervised, three seeds
+    inverse …, T s      A6: sensors and noise → MAP, Laplace and Hamiltonian samples, coverage of 90 %
+
+    python benchmarks/repro_dgno.py [--rows "train phases" …] [--seconds 60] [--again] [--quick]
+
+Rows that the results file holds are not repeated, and trainings go on where they were broken off.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from dgno_cases import (
+    CASES,
+    PHASES,
+    Data,
+    data,
+    generator,
+    inputs,
+    make,
+    prior_of,
+    reference,
+    train,
+)
+from results import Results, parser
+from rheograd.operators.dgno import (
+    DGNO,
+    MultiONet,
+    Observation,
+    Posterior,
+    TestFunctions,
+    coverage,
+    hamiltonian,
+    noise_level,
+    pixel_accuracy,
+    predict,
+    relative_error,
+    residual_rms,
+    wendland,
+)
+from rheograd.sim.grid.pdes import Darcy, Grid
+
+
+def test_functions() -> list[dict]:
+    """A1, A2."""
+    row: dict = {"measure": "test functions"}
+    for d in (1, 2, 3):
+        y = 0.4 * torch.randn(400, d, generator=generator(), dtype=torch.float64)
+        y = y.requires_grad_()
+        phi, slope = wendland(y)
+        row[f"gradient {d}-D"] = float((torch.autograd.grad(phi.sum(), y)[0] - slope).abs().max())
+    for m in (7, 9, 15):
+        raw = TestFunctions(2, m, corrected=False, ends=True)
+        row[f"bias of the published rule, m = {m}"] = float(
+            (raw.gradient[:, 0] * raw.y[:, 0]).sum().abs() - 1
+        )
+    size = 5 * math.pi**2
+    for name, options in (
+        ("corrected, m = 7", {"points": 7}),
+        ("corrected, m = 4", {"points": 4}),
+        ("published rule, m = 7", {"points": 7, "corrected": False, "ends": True}),
+    ):
+        P = TestFunctions(2, **options).sample(500, (0, 0), (1, 1), 1e-2, generator())
+        sin, cos = torch.sin(math.pi * P.points), torch.cos(math.pi * P.points)
+        x, y = 2 * math.pi * P.points.T
+        s = [math.pi * cos[:, 0] * torch.sin(y), 2 * math.pi * sin[:, 0] * torch.cos(y)]
+        f = size * sin[:, 0] * torch.sin(y)
+        row[f"exact solution, R = 0.01, {name}"] = float(
+            (P.against(s) - P.average(f)).abs().max() / size
+        )
+    return [row]
+
+
+def shared_trunk(quick: bool) -> list[dict]:
+    """A3: one update's values and slopes, with backward."""
+    B, n = (4, 100) if quick else (25, 2500)
+    net = MultiONet(2, 64, 64, 5, generator=generator(), weight=1.0)
+    beta, x = torch.randn(B, 64, generator=generator()), torch.rand(n, 2, generator=generator())
+    own = x.expand(B, -1, -1)
+
+    def shared():
+        return net.jets(beta, x, 1)
+
+    def each():
+        return net.jets(beta, own, 1)
+
+    def published():
+        at = own.clone().requires_grad_()
+        u = net(beta, at)
+        slope = torch.autograd.grad(u.sum(), at, create_graph=True)[0]
+        return torch.cat([u, slope.mT], 1).movedim(1, 0)[:, :, None]
+
+    seconds, values = {}, {}
+    for name, f in (("shared", shared), ("each", each), ("each, double backward", published)):
+        best = math.inf
+        for _ in range(2):
+            start = time.process_time()
+            out = f()
+            out.square().mean().backward()
+            best = min(best, time.process_time() - start)
+        seconds[name], values[name] = best, out.detach()
+    off = [float((values[k] - values["shared"]).abs().max()) for k in values]
+    size = float(values["shared"].abs().max())
+    row = {"measure": "shared trunk", "B": B, "points": n, "largest difference": max(off) / size}
+    row |= {f"seconds, {k}": v for k, v in seconds.items()}
+    return [row | {"ratio": seconds["each, double backward"] / seconds["shared"]}]
+
+
+@torch.no_grad()
+def errors(model: DGNO, known: Data, kind: str, a=None, u=None) -> dict:
+    """On unseen inputs."""
+    a, u = (known.unseen, known.u) if a is None else (a, u)
+    decode = model.decode(model.encode(a))
+    x = model.problem.points(a)
+    found = model.problem.solution(decode, x).flatten(1)
+    row = {}
+    if kind == "stokes":
+        n = len(x)
+        v, p = u[:, : 2 * n], u[:, 2 * n :]
+        for i, name in enumerate(("u", "v")):
+            part = slice(i * n, (i + 1) * n)
+            row[f"error {name}"] = float(relative_error(found[:, part], v[:, part]).mean())
+        row["error p"] = float(relative_error(model.problem.pressure(decode, x), p).mean())
+        u = v
+    error = relative_error(found, u)
+    row |= {"error": float(error.mean()), "worst": float(error.max())}
+    row["error of the mean solution"] = float(relative_error(u.mean(0).expand_as(u), u).mean())
+    grid = model.problem.grid
+    back = model.problem.inputs(decode, grid.points(a).reshape(-1, grid.dim))
+    if kind == "phases":
+        middle = model.problem.middle
+        row["pixel accuracy"] = float(pixel_accuracy(back, a.flatten(1), middle).mean())
+    row["error of the input"] = float(relative_error(back, a).mean())
+    return row
+
+
+def strong_limit(known: Data) -> float:
+    """Error of the solution of −a Δu = f a.e., which the strong form aims at where a jumps."""
+    grid = Grid((96, 96), sides="dirichlet")
+    a = known.unseen.repeat_interleave(3, -1).repeat_interleave(3, -2)
+    u = torch.cat([
+        Darcy(grid).solve(torch.ones_like(k[None]), {"forcing": 10.0 / k[None]}) for k in a
+    ])  # fmt: skip
+    return float(relative_error(u[..., 1::3, 1::3], known.u).mean())
+
+
+def trained(name: str, seconds: float, given) -> tuple[DGNO, Data, dict]:
+    case = CASES[name]
+    known = data(case, given.data, given.quick)
+    model, row = train(name, case, known, seconds, given.data)
+    return model, known, row
+
+
+def training(name: str, measure: str, seconds: float, given) -> dict:
+    model, known, row = trained(name, seconds, given)
+    kind = CASES[name].data
+    row = {"measure": measure} | row | errors(model, known, kind)
+    with torch.no_grad():
+        solution = model(known.calibration).flatten(1)
+        size = solution.shape[1]
+        delta = (solution - known.u_calibration[:, :size]).square().mean(0).sqrt()
+    drawn = predict(model, known.unseen, draws=60, delta=0.0, generator=generator(3)).flatten(2)
+    wide = drawn + delta * torch.randn(drawn.shape, generator=generator(4))
+    row["coverage, codes alone"] = float(coverage(drawn, known.u[:, :size]))
+    row["coverage, with the decoder's error"] = float(coverage(wide, known.u[:, :size]))
+    row["parameters"] = sum(p.numel() for p in model.parameters())
+    if name == "phases PI-DeepONet":
+        row["error of what the strong form aims at"] = strong_limit(known)
+    if name in ("phases mixed", "phases PI-DeepONet"):
+        for fraction in (0.3, 0.4, 0.6, 0.7):
+            a = inputs(kind, 4 if given.quick else 40, 11, fraction)
+            found = errors(model, known, kind, a, reference(kind, a))
+            row[f"fraction {fraction}: error"] = found["error"]
+            row[f"fraction {fraction}: of the mean"] = found["error of the mean solution"]
+            row[f"fraction {fraction}: pixels"] = found["pixel accuracy"]
+    return row
+
+
+def layers(seconds: float, given) -> list[dict]:
+    """A5: smooth Darcy from 200 labels; codes of the encoder, parameters equal up to w."""
+    rows = []
+    case = CASES["smooth primal"]
+    known = data(case, given.data, given.quick)
+    n = 16 if given.quick else 200
+    file = given.data / f"labels-{n}.pt"
+    if not file.exists():
+        torch.save(reference("smooth", known.train[:n]), file)
+    u = torch.load(file)
+    for seed in range(3):
+        row: dict = {"measure": f"layers, seed {seed}, {seconds:g} s"}
+        for kind in ("multi", "deep"):
+            import dataclasses
+
+            config = dataclasses.replace(
+                case.config, kind=kind, weight_virtual=0.0, weight_input=0.0, weight_labels=1.0
+            )
+            model = make(dataclasses.replace(case, config=config), seed)
+            model.fit_scales(known.train[:n])
+            for p in model.decoders["a"].parameters():
+                p.requires_grad_(False)
+            optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 2e-3)
+            g, start, share, updates = generator(seed), time.process_time(), 0.0, 0
+            while share < 1:
+                optimizer.param_groups[0]["lr"] = 2e-3 * 0.5 * (1 + math.cos(math.pi * share))
+                i = torch.randint(n, (25,), generator=g)
+                optimizer.zero_grad()
+                model.loss({"a": known.train[i], "u": u[i]}, g)["labels"]
+                found = model(known.train[i]).flatten(1)
+                loss = ((found - u[i]).square().mean(1) / u[i].square().mean(1)).mean()
+                loss.backward()
+                optimizer.step()
+                updates += 1
+                share = (time.process_time() - start) / seconds
+            row[f"{kind}: error"] = errors(model.eval(), known, "smooth")["error"]
+            row[f"{kind}: updates"] = updates
+        rows.append(row)
+    return rows
+
+
+def calibration_error(chance: torch.Tensor, truth: torch.Tensor) -> float:
+    """Mean |frequency − stated chance| over ten bins, weighted by their numbers."""
+    which = (chance * 10).long().clamp(0, 9)
+    total = 0.0
+    for k in range(10):
+        inside = which == k
+        if bool(inside.any()):
+            gap = (truth[inside].double().mean() - chance[inside].double().mean()).abs()
+            total += float(gap) * float(inside.double().mean())
+    return total
+
+
+def inverse(
+    name: str, measure: str, count: int, decibels: float, kind: str, seconds: float, given
+) -> dict:
+    """A6 on the first unseen fields."""
+    model, known, _ = trained(name, seconds, given)
+    model.requires_grad_(False)
+    problem, g = model.problem, generator(count)
+    fields, draws, warmup = (1, 8, 4) if given.quick else (given.fields, given.draws, given.draws)
+    prior = prior_of(model, known, kind)
+    with torch.no_grad():
+        held = model(known.calibration).flatten(1) - known.u_calibration
+        delta = float(held.square().mean().sqrt())
+        x = problem.points(known.unseen)
+        back = problem.inputs(model.decode(model.encode(known.calibration)), x)
+        in_logs = (back.log() - known.calibration.flatten(1).log()).square().mean().sqrt()
+    sigma_r = residual_rms(model, known.train[:50], generator=g)
+    sums: dict[str, list[float]] = {}
+
+    def put(key: str, value: float) -> None:
+        sums.setdefault(key, []).append(float(value))
+
+    start = time.process_time()
+    for k in range(fields):
+        u, a = known.u[k], known.unseen[k].flatten()
+        noise = float(noise_level(u[None], decibels))
+        at = torch.randperm(len(x), generator=g)[:count]
+        value = u[at] + noise * torch.randn(count, generator=g)
+        total = math.hypot(noise, delta)
+        post = Posterior(
+            model, prior, [Observation(x[at], value, total)], sigma_r, generator=g
+        )  # fmt: skip
+        starts = torch.cat([torch.zeros(1, prior.latent), 0.5 * torch.randn(
+            2, prior.latent, generator=g)])  # fmt: skip
+        z = post.maximize(starts, 25)
+        best = z[post.energy(z).argmin()]
+        root = post.laplace(best)
+        normal = best + torch.randn(200, prior.latent, generator=g) @ root.mT
+        begin = best + 0.5 * torch.randn(6, prior.latent, generator=g) @ root.mT
+        chains = hamiltonian(post.slope, begin, draws, warmup, root=root, generator=g)
+        put("acceptance", chains.acceptance)
+        put("R hat, largest", float(chains.spread.max()))
+        for way, zs in (("MAP", best[None]), ("Laplace", normal), ("HMC", chains.flat())):
+            with torch.no_grad():
+                decode = post.decode(prior.code(zs))
+                us = problem.solution(decode, x).flatten(1)
+                inside = problem.inputs(decode, x)
+            mean_u, mean_a = us.mean(0), inside.mean(0)
+            put(f"{way}: error u", relative_error(mean_u[None], u[None])[0])
+            put(f"{way}: error a", relative_error(mean_a[None], a[None])[0])
+            put(
+                f"{way}: misfit over noise",
+                (us[:, at].mean(0) - value).square().mean().sqrt() / noise,
+            )
+            if problem.phases is not None:
+                put(f"{way}: pixels", pixel_accuracy(mean_a[None], a[None], problem.middle)[0])
+            if way == "MAP":
+                continue
+            wide = us + delta * torch.randn(us.shape, generator=g)
+            put(f"{way}: coverage u", coverage(wide, u))
+            if problem.phases is None:
+                wide = inside.log() + in_logs * torch.randn(inside.shape, generator=g)
+                put(f"{way}: coverage log a", coverage(wide, a.log()))
+                put(f"{way}: without the decoder's error", coverage(inside, a))
+            else:
+                low, high = PHASES
+                chance = (mean_a - low) / (high - low)
+                put(f"{way}: calibration error", calibration_error(chance, a > problem.middle))
+    row = {"measure": measure, "fields": fields, "error of the decoder, u": delta}
+    with torch.no_grad():
+        forward = relative_error(model(known.unseen[:fields]), known.u[:fields])
+    row["forward error of these"] = float(forward.mean())
+    row |= {key: sum(v) / len(v) for key, v in sums.items()}
+    row["process seconds per field"] = (time.process_time() - start) / fields
+    return row
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--rows", nargs="+", help="only rows whose names begin so")
+    arguments.add_argument("--again", action="store_true", help="repeat rows that are there")
+    arguments.add_argument("--seconds", type=float, default=60.0, help="process time of a training")
+    arguments.add_argument("--fields", type=int, default=6, help="fields per inversion")
+    arguments.add_argument("--draws", type=int, default=60, help="of each of six chains")
+    arguments.add_argument("--data", type=Path, default=Path("runs/dgno"))
+    given = arguments.parse_args()
+    torch.set_num_threads(1)
+    results = Results("dgno", given)
+    there = set()
+    if results.file.exists() and not (given.again or given.quick):
+        there = {row["measure"] for row in json.loads(results.file.read_text("utf-8"))["rows"]}
+    if given.quick:
+        given.data = given.data / "quick"
+
+    def wanted(name: str) -> bool:
+        named = not given.rows or any(name.startswith(row) for row in given.rows)
+        return named and not any(row == name or row.startswith(name + ",") for row in there)
+
+    def add(rows: list[dict], seconds: float | None = None) -> None:
+        for row in rows:
+            results.add(**row, command=f"repro_dgno.py --seconds {given.seconds:g}", seed=0)
+
+    seconds = 0.5 if given.quick else given.seconds
+    if wanted("test functions"):
+        add(test_functions())
+    if wanted("shared trunk"):
+        add(shared_trunk(given.quick))
+    for name in CASES:
+        if wanted(measure := f"train {name}, {seconds:g} s"):
+            add([training(name, measure, seconds, given)])
+    if wanted("layers"):
+        add(layers(max(seconds / 5, 0.3), given))
+    for name, kind in (
+        ("smooth primal", "normal"), ("smooth primal", "flow"), ("smooth bayes", "joint"),
+        ("phases mixed", "normal"), ("phases mixed", "flow"), ("phases bayes", "joint"),
+    ):  # fmt: skip
+        for count, decibels in ((100, 25), (25, 25), (100, 50), (100, 20), (25, 50), (25, 20)):
+            measure = f"inverse {name}, {kind} prior, {count} sensors, {decibels} dB, {seconds:g} s"
+            if wanted(measure) and not (given.quick and (count, decibels) != (100, 25)):
+                add([inverse(name, measure, count, decibels, kind, seconds, given)])
+
+
+if __name__ == "__main__":
+    main()
