@@ -31,6 +31,7 @@ from rheograd.operators.stagger import (
     load_solver,
     save_solver,
     train_physics,
+    warm_start,
 )
 from rheograd.sim.core.errors import RheogradError
 from rheograd.sim.grid.pdes import GaussianField, Grid, NavierStokes2D
@@ -51,6 +52,10 @@ class Row:
     width: int = 16
     modes: int = 10
     finish: str | None = "band"
+    equal: bool = False
+    """One set of weights, which is not told its shift."""
+    warm: float = 0.0
+    """Share of the training time in which the weights are one."""
 
 
 ROWS = {
@@ -58,6 +63,11 @@ ROWS = {
     "s=2 none": Row(2, finish=None),
     "s=4 none": Row(4, modes=7, finish=None),
     "s=2 none band": Row(2),
+    "s=2 none warm": Row(2, finish=None, warm=0.5),
+    "s=2 equal": Row(2, finish=None, equal=True),
+    "s=2 equal band": Row(2, equal=True),
+    "s=4 equal": Row(4, modes=7, finish=None, equal=True),
+    "s=2 equal multi 4": Row(2, 4, finish=None, equal=True),
     "s=2 halo": Row(2, coupling="halo"),
     "s=2 stack": Row(2, coupling="stack", width=32),
     "s=2 stack drop": Row(2, coupling="stack", width=32, drop=0.3),
@@ -130,6 +140,8 @@ def build(row: Row, seed: int = 0, cells: int = 64) -> StaggerSolver:
         sigma=SIGMA,
         scale=0.3,
         context_sigma=0.1,
+        share=row.equal,
+        shifted=not row.equal,
         drop=row.drop,
         finish=row.finish,
     )
@@ -196,10 +208,15 @@ def costs(solver: StaggerSolver, problem: Problem, truth: torch.Tensor) -> dict[
 def measure_row(results: Results, name: str, problem: Problem, truth, given) -> None:
     row = ROWS[name]
     solver = build(row, given.seed, truth.shape[-1])
+    pool = problem.pool(solver.tsplit.window, 100)
     recipe = PhysicsTraining(100_000, given.seconds, seed=given.seed)
-    record = train_physics(
-        solver, problem.residual, problem.pool(solver.tsplit.window, 100), recipe
-    )
+    if row.warm:
+        first = build(dataclasses.replace(row, equal=True), given.seed, truth.shape[-1])
+        recipe = dataclasses.replace(recipe, seconds=row.warm * given.seconds)
+        train_physics(first, problem.residual, pool, recipe)
+        warm_start(solver, first)
+        recipe = dataclasses.replace(recipe, seconds=(1 - row.warm) * given.seconds)
+    record = train_physics(solver, problem.residual, pool, recipe)
     W = solver.tsplit.window
     start = truth[:, :W] if W > 1 else truth[:, 0]
     found = {}
@@ -209,7 +226,7 @@ def measure_row(results: Results, name: str, problem: Problem, truth, given) -> 
             found = errors(frames, truth, W)
         except RheogradError as error:
             found = {"failed": str(error)}
-        if row.drop:
+        if row.s > 1 and (row.drop or row.coupling == "none"):
             part = solver.rollout(start, truth.shape[1] - W, problem.forcing, level=row.s)
             coarse = errors(part, truth[..., :: row.s, :: row.s], W)
             found |= {f"one sub-field {k}": v for k, v in coarse.items() if k != "high share"}

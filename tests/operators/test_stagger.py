@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from rheograd.operators.fno import FNO, FNOConfig
-from rheograd.operators.stagger import Group, SpaceSplit, StaggerSolver, TimeSplit
+from rheograd.operators.stagger import Group, SpaceSplit, StaggerSolver, TimeSplit, warm_start
 from rheograd.operators.t1 import T1, T1U, T1Config, T1UConfig
 from rheograd.sim.core.errors import InputError, StateError
 from rheograd.sim.core.gradients import taylor_test
@@ -94,6 +94,43 @@ def test_three_dimensions_shares_weights_and_other_channels():
     assert model.nets.count == 1 and model.inputs == 3 + 3
     parts = [model.rollout(u, 2, level=[o]) for o in model.split.offsets]
     assert torch.allclose(model.split.merge(torch.cat(parts)), model(u), atol=1e-6)
+
+
+def plain(a, b):
+    """A backbone that does not know where it is: a convolution around the torus."""
+    net = torch.nn.Conv2d(a, b, 3, padding=1, padding_mode="circular")
+    net.weight.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(4))
+    return net
+
+
+@pytest.mark.parametrize("coupling", ["none", "halo"])
+def test_equal_sub_solvers_commute_with_shifts_of_one_fine_cell(coupling):
+    split, options = SpaceSplit(2), {"dt": 0.1, "context": 1, "share": True, "shifted": False}
+    model = StaggerSolver(plain, split, TimeSplit(2), coupling, **options)
+    assert model.inputs == 2 * (4 if coupling == "halo" else 1)
+    u, f = fields(2, 1, 12, 12), fields(1, 1, 12, 12)
+    moved = model(u.roll((1, 3), (-2, -1)), f.roll((1, 3), (-2, -1)))
+    assert torch.allclose(moved, model(u, f).roll((1, 3), (-2, -1)), atol=1e-6)
+    told = StaggerSolver(plain, split, TimeSplit(2), coupling, **{**options, "shifted": True})
+    assert told.inputs == model.inputs + 2
+
+
+def test_a_fine_solver_starts_coarser_ones_and_more_heads():
+    source = solver("none", 1)
+    u, f = fields(2, 1, 12, 12), fields(1, 1, 12, 12)
+    many = warm_start(solver("none", 2, 3), source)
+    parts, forcings = many.split.split(u), many.split.split(f)
+    for o, part, own in zip(many.split.offsets, parts, forcings, strict=True):
+        rate = source(part, own)[:, 0] - part
+        alone = many.rollout(u, 3, f, level=[o])[0]
+        for k in range(3):  # the same rate of change in every head
+            assert torch.allclose(alone[:, k] - part, (k + 1) * rate, atol=1e-6)
+    again = warm_start(solver("none", 2, 3), many)
+    assert torch.equal(again(u, f), many(u, f))
+    with pytest.raises(InputError, match="warm_start: expected weights"):
+        warm_start(solver("stack", 2), source)
+    with pytest.raises(InputError, match="warm_start: expected weights"):
+        warm_start(solver("none", 4), solver("none", 2))
 
 
 @pytest.mark.parametrize("s_T, mode", [(1, "multi"), (3, "multi"), (2, "chain")])

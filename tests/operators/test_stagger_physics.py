@@ -21,6 +21,7 @@ from rheograd.operators.stagger import (
     shedding_frequency,
     train_physics,
 )
+from rheograd.operators.t1.unet import UNet
 from rheograd.sim.core.errors import InputError, StateError
 from rheograd.sim.core.gradients import taylor_test
 from rheograd.sim.core.rollout import rollout
@@ -265,6 +266,16 @@ def test_solvers_come_back_from_files(tmp_path):
     assert torch.equal(again(u, FORCING), model(u, FORCING))
     half = load_solver(save_solver(tmp_path / "b.safetensors", model, half=True))
     assert torch.allclose(half(u, FORCING), model(u, FORCING), atol=1e-3)
+    unet = StaggerSolver(
+        lambda a, b: UNet(2, a, b, 4, 1), SpaceSplit(2), coupling="stack", dt=0.1, context=1
+    )
+    backbone = {"operator": "t1.unet:UNet", "dim": 2, "channels": 4, "levels": 1}
+    with torch.no_grad():
+        unet.nets.body.net.last.weight.normal_()
+    other = load_solver(save_solver(tmp_path / "u.safetensors", unet, backbone=backbone))
+    assert torch.equal(other(u, FORCING), unet(u, FORCING))
+    with pytest.raises(InputError, match="backbone="):
+        save_solver(tmp_path / "c.safetensors", unet)
     model.finish = lambda v: v
     with pytest.raises(InputError, match="GridOperator as backbone"):
         save_solver(tmp_path / "c.safetensors", model)

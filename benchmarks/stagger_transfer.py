@@ -1,0 +1,124 @@
+"""Do label-free steps trained on 64² hold on other grids, and what do parts of a solver cost?
+
+Solvers of `repro_neuralstagger.py --keep FOLDER`, on grids they were not trained on: with the split they
+were trained with, and (one set of weights that is not told its shift) with a split that leaves every
+sub-solver the cells it knows, s = 2 n/64. Truth is an explicit solver of fourth order with small steps.
+Then levels: one sub-solver, four of sixteen, all, with their errors and CPU time.
+
+    python benchmarks/stagger_transfer.py --keep runs/stagger
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from repro_neuralstagger import DT, ROWS, Problem, build, cpu_ms, relative
+from results import Results, parser
+from rheograd.operators.stagger import StaggerSolver, load_solver, warm_start
+from rheograd.sim.core.errors import RheogradError
+from rheograd.sim.grid.pdes import Grid
+
+GRIDS = (32, 48, 64, 96, 128)
+TIMES = (0.8, 2.0, 4.0)
+
+
+@torch.no_grad()
+def truth_of(problem: Problem, count: int, steps: int) -> torch.Tensor:
+    """Frames 0 … steps (B, T, 1, n, n) from starts that every grid here resolves."""
+    n = problem.grid.cells[0]
+    fine = Problem(64)
+    u = fine.field.sample(count, torch.Generator().manual_seed(4321))
+    hat = torch.fft.fftshift(torch.fft.fft2(u), dim=(-2, -1))[..., 20:45, 20:45]
+    out = torch.zeros(*u.shape[:2], n, n, dtype=hat.dtype)
+    # Cell centres: a mode m is turned by half a cell of either grid.
+    m = torch.arange(-12, 13)
+    turn = torch.exp(1j * torch.pi * m * (1 / n - 1 / 64))
+    at = m % n
+    out[..., at[:, None], at[None]] = hat * turn[:, None] * turn * (n / 64) ** 2
+    u = torch.fft.ifft2(out).real
+    small = 2 if n <= 64 else 4
+    pde = problem.solver(Grid((n, n)), DT / small, "etdrk4")
+    state, frames = pde.initial_state(u), [u]
+    params = pde.prepare({"forcing": problem.forcing}, state)
+    for k in range(steps * small):
+        state = pde.step(state, None, params)
+        if (k + 1) % small == 0:
+            frames.append(state.u)
+    return torch.stack(frames, 1)
+
+
+def row_of(solver: StaggerSolver, problem: Problem, truth: torch.Tensor, level=None) -> dict:
+    """Errors and CPU time of a rollout."""
+    W, r = solver.tsplit.window, 1 if level is None else level
+    start = truth[:, :W] if W > 1 else truth[:, 0]
+    row = {}
+    try:
+        with torch.no_grad():
+            frames = solver.rollout(start, truth.shape[1] - W, problem.forcing, level)
+            for t in TIMES:
+                k = round(t / DT)
+                if k < truth.shape[1]:
+                    row[f"error t={t:g}"] = relative(frames[:, k - W], truth[:, k, :, ::r, ::r])
+            one = start[:1], 4 * solver.tsplit.s_T, problem.forcing, level
+            steps = 4 * solver.tsplit.s_T
+            row["ms per fine step"] = cpu_ms(solver.rollout, *one, repeats=3) / steps
+    except RheogradError as error:
+        row["failed"] = str(error).split(". ")[0]
+    return row
+
+
+def measure(results: Results, name: str, solver: StaggerSolver, truths, done: set[str]) -> None:
+    for n, (problem, truth) in truths.items():
+        if f"{name} n={n}" not in done:
+            results.add(
+                measure=f"{name} n={n}", s=solver.split.s[0], **row_of(solver, problem, truth)
+            )
+        s = solver.split.s[0] * n // 64
+        same = f"{name} n={n} s={s}"
+        if solver.share and not solver.shifted and s != solver.split.s[0] and same not in done:
+            if s >= 1 and n % s == 0 and n // s == 64 // solver.split.s[0]:
+                other = warm_start(build_like(name, s), solver).eval()
+                results.add(measure=same, s=s, **row_of(other, problem, truth))
+
+
+def build_like(name: str, s: int) -> StaggerSolver:
+    """The row's solver with another split."""
+    return build(dataclasses.replace(ROWS[name], s=s), cells=64 // ROWS[name].s * s)
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--keep", type=Path, default=Path("runs/stagger"))
+    arguments.add_argument("--only", nargs="*", help="names of rows; default all that are kept")
+    arguments.add_argument("--again", action="store_true", help="measure rows that the file has")
+    given: argparse.Namespace = arguments.parse_args()
+    torch.set_num_threads(1)
+    results, done = Results("stagger_transfer", given), set()
+    if results.file.exists() and not given.again and not given.quick:
+        done = {row["measure"] for row in json.loads(results.file.read_text("utf-8"))["rows"]}
+    grids, steps, count = (GRIDS[:2], 8, 2) if given.quick else (GRIDS, 40, 8)
+    truths = {}
+    for n in grids:
+        problem = Problem(n)
+        truths[n] = problem, truth_of(problem, count, steps)
+    for name in given.only or ROWS:
+        file = given.keep / f"{name.replace(' ', '-')}.safetensors"
+        if not file.is_file():
+            continue
+        solver = load_solver(file)
+        measure(results, name, solver, truths, done)
+        if solver.coupling != "none" or 64 not in truths:
+            continue
+        s = solver.split.s[0]
+        for level in [r for r in (4, 2, 1) if s % r == 0 and s > 1]:
+            if f"{name} level {level}" not in done:
+                row = row_of(solver, *truths[64], level=level)
+                results.add(measure=f"{name} level {level}", sub_solvers=(s // level) ** 2, **row)
+
+
+if __name__ == "__main__":
+    main()
