@@ -53,6 +53,32 @@ RECIPES = {
         lambda g: LinearMultigrid(2, noise=0.005, generator=g),
         DCDMTraining(domains=("obstacles", "porous"), sides=MIXED, batch=8, lr=2e-3, seconds=40),
     ),
+    "linear-3d": (
+        lambda g: LinearMultigrid(3, noise=0.005, generator=g),
+        DCDMTraining(
+            dim=3,
+            sizes=(16,),
+            domains=("obstacles", "porous"),
+            sides=MIXED,
+            batch=4,
+            lr=2e-3,
+            seconds=40,
+            geometries=24,
+        ),
+    ),
+    "dcdm-3d": (
+        lambda g: DCDMNet(3, 64, generator=g),
+        DCDMTraining(
+            dim=3,
+            sizes=(16,),
+            domains=("empty",),
+            loss="one_step",
+            batch=8,
+            lr=1e-3,
+            seconds=280,
+            replay=0.0,
+        ),
+    ),
     "symmetric-2d": (
         lambda g: SymmetricMultigrid(2, smooth=True, generator=g),
         DCDMTraining(
@@ -171,7 +197,12 @@ def solve(problem: PoissonProblem, b: torch.Tensor, method, tol: float, limit: i
 
 
 def measure_iterations(
-    results: Rows, dim: int, sizes: list[int], names: list[str], only: list[str] | None
+    results: Rows,
+    dim: int,
+    sizes: list[int],
+    names: list[str],
+    only: list[str] | None,
+    domains: list[str] | None = None,
 ) -> None:
     """Small grids on every domain and to both tolerances; large ones on four domains, to 1e-6."""
     limits = SLOW if dim == 2 else SLOW_3D
@@ -180,7 +211,7 @@ def measure_iterations(
         small = n <= (128 if dim == 2 else 32)
         shapes = ["empty", "circle", "two", "grains", "maze", "porous", "layers", "blocks"]
         for shape in shapes if small else ["two", "grains", "empty", "porous"]:
-            if dim == 3 and shape == "maze":
+            if (dim == 3 and shape == "maze") or (domains and shape not in domains):
                 continue
             problem = domain(shape, n, dim)
             for name, method in methods(names, dim).items():
@@ -292,6 +323,7 @@ def main() -> None:
     arguments.add_argument("--sizes", nargs="*", type=int, help="cells per axis in 2-D")
     arguments.add_argument("--sizes3", nargs="*", type=int, help="cells per axis in 3-D")
     arguments.add_argument("--methods", nargs="*", help="only these, such as multigrid symmetric")
+    arguments.add_argument("--domains", nargs="*", help="only these, such as two grains")
     arguments.add_argument("--again", action="store_true", help="measure known rows anew")
     arguments.add_argument("--picture", type=Path, help="draw the smoke instead of measuring")
     arguments.add_argument("--train", choices=sorted(RECIPES))
@@ -321,7 +353,7 @@ def main() -> None:
         for dim in given.dim:
             quick = [32] if dim == 2 else [16]
             chosen = quick if given.quick else sizes[dim]
-            measure_iterations(results, dim, chosen, names, given.methods)
+            measure_iterations(results, dim, chosen, names, given.methods, given.domains)
 
 
 if __name__ == "__main__":

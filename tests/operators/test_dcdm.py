@@ -280,6 +280,33 @@ def test_shipped_networks_load_and_keep_their_promise(generator) -> None:
             assert net.certified() < 1
 
 
+def test_shipped_networks_against_conjugate_gradients() -> None:
+    """A4, A5 (their maze of walls is the benchmark's): 1e-4 on a plume; 64² is a size not trained on."""
+
+    def iterations(method, n: int, mask) -> int:
+        at = torch.meshgrid(*[(torch.arange(n) + 0.5) / n] * 2, indexing="ij")
+        x = torch.stack(at, -1).double()
+        low, high = (torch.tensor([0.5, z], dtype=F64) for z in (0.2, 0.8))
+        b = torch.exp(-((x - low).norm(dim=-1) ** 2) / 0.01)
+        b = b - 0.7 * torch.exp(-((x - high).norm(dim=-1) ** 2) / 0.02)
+        noise = torch.randn(n, n, generator=torch.Generator().manual_seed(0), dtype=F64)
+        b = b + 0.02 * b.std() * noise
+        problem = PoissonProblem((n, n), 1.0, "neumann", mask=mask)
+        found = solve_poisson(problem, b, method, 1e-4, inconsistent="project")
+        return int(found.iterations)
+
+    dcdm, linear = load_net("dcdm-2d"), load_net("linear-2d")
+    for n in (32, 64):
+        for mask in (None, disc(n)):
+            classical = iterations("cg", n, mask)
+            published = iterations(DCDM(dcdm), n, mask)
+            assert 5 * published <= classical, (n, mask is None, published, classical)
+            assert iterations(DCDM(linear), n, mask) <= 12
+            if n == 32:  # orthogonal directions matter
+                free = iterations(DCDM(dcdm, 0, patience=100), n, mask)
+                assert free >= 1.5 * published, (free, published)
+
+
 def test_masks_and_wrong_input(generator) -> None:
     masks = random_masks(20, (16, 16), generator)
     assert masks.shape == (20, 16, 16) and not bool(masks.all()) and bool(masks.any(1).any(1).all())
