@@ -218,13 +218,10 @@ def pack_state(state: State | None) -> dict[str, Any] | None:
     """Tensors and plain counters of a simulator's state, for `state_dict`."""
     if state is None:
         return None
-    plain = (Tensor, int, float, str, bool)
-    values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    return {
-        name: value.detach().clone() if isinstance(value, Tensor) else value
-        for name, value in values.items()
-        if isinstance(value, plain)
-    }
+    plain = (int, float, str, bool)
+    tensors = {name: value.detach().clone() for name, value in state.tensors().items()}
+    # States inside of states come as "field.name", which `State.replace` understands.
+    return tensors | {k: v for k, v in state.counters().items() if isinstance(v, plain)}
 
 
 def unpack_state(task: Task, packed: dict[str, Any] | None) -> Any:

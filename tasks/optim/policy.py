@@ -1,6 +1,8 @@
 """Closed-loop policies: a small network from observations to actions, and the loop around it.
 
-    a_t = action_limit · b(MLP((o_t − μ)/σ)),   x_{t+1} = step(x_t, a_t),   b = tanh or clip
+    a_t = action_limit · clip(n_t + b(MLP((o_t − μ)/σ))),   x_{t+1} = step(x_t, a_t),   b = tanh or clip
+
+n are actions that are known beforehand, which the policy corrects; none unless it is given them.
 
 Gradients flow from any loss of the states through the simulator and the network to its weights.
 """
@@ -89,6 +91,7 @@ class MLPPolicy(nn.Module):
         hidden: Widths of the hidden layers.
         seed: Of the weights.
         bound: "tanh", or "clip" to [−1, 1], which has no gradient beyond.
+        nominal: Actions (T, A) that the policy corrects, so that it begins with them.
 
     Raises:
         InputError: another bound.
@@ -97,6 +100,7 @@ class MLPPolicy(nn.Module):
     """
 
     action_limit: Tensor
+    nominal: Tensor | None
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class MLPPolicy(nn.Module):
         hidden: Sequence[int] = (64, 64),
         seed: int = 0,
         bound: str = "tanh",
+        nominal: Tensor | None = None,
     ) -> None:
         super().__init__()
         if bound not in ("tanh", "clip"):
@@ -113,15 +118,21 @@ class MLPPolicy(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.sizes = (observation_size, *hidden, len(action_limit))
         self.register_buffer("action_limit", action_limit.detach().to("cpu", torch.float32).clone())
+        known = None if nominal is None else nominal.detach().to("cpu", torch.float32).clone()
+        self.register_buffer("nominal", known)
         self.normalizer = Normalizer(observation_size)
         # Small at first: a policy that does nearly nothing breaks nothing.
         self.layers = mlp(self.sizes, 0.01, generator)
 
-    def forward(self, observed: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Actions (B, A) of observations (B, O); `noise` (B, A) is added before the bound."""
+    def forward(
+        self, observed: Tensor, noise: Tensor | None = None, t: int | None = None
+    ) -> Tensor:
+        """Actions (B, A) of observations (B, O); `noise` (B, A) is added before the bound. A policy with
+        nominal actions needs the number t of the action."""
         raw = self.layers(self.normalizer(observed))
         raw = raw if noise is None else raw + noise
-        return self.action_limit * (raw.tanh() if self.bound == "tanh" else raw.clamp(-1, 1))
+        unit = raw.tanh() if self.bound == "tanh" else raw.clamp(-1, 1)
+        return self.action_limit * corrected(unit, self.nominal, self.action_limit, t)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the policy to one file."""
@@ -137,9 +148,32 @@ class MLPPolicy(nn.Module):
 
         saved = load_checkpoint(path)
         sizes, bound = saved.config["sizes"], saved.config["bound"]
-        policy = cls(sizes[0], saved.tensors["action_limit"], sizes[1:-1], bound=bound)
+        limit, nominal = saved.tensors["action_limit"], saved.tensors.get("nominal")
+        policy = cls(sizes[0], limit, sizes[1:-1], bound=bound, nominal=nominal)
         policy.load_state_dict(saved.tensors)
         return policy
+
+
+def corrected(unit: Tensor, nominal: Tensor | None, limit: Tensor, t: int | None) -> Tensor:
+    """clip(n_t + u) in units of the limits, (B, A); u where there are no nominal actions.
+
+    Args:
+        unit: u, (B, A).
+        nominal: Actions (T, A) in the task's unit, or none.
+        limit: Of the actions, (A,).
+        t: Number of the action; beyond the last one, the last one holds.
+
+    Raises:
+        InputError: nominal actions without t.
+    """
+    if nominal is None:
+        return unit
+    if t is None:
+        raise InputError(
+            "MLPPolicy: the number t of the action, as this policy corrects nominal actions; got "
+            "none. Call policy(observed, t=t), or use closed_loop."
+        )
+    return (nominal[min(t, len(nominal) - 1)] / limit + unit).clamp(-1, 1)
 
 
 @dataclasses.dataclass
@@ -169,7 +203,8 @@ def closed_loop(
 
     Args:
         task: Where; its steps are counted.
-        policy: Observations (B, O) → actions (B, A) in the task's unit.
+        policy: Observations (B, O) → actions (B, A) in the task's unit; with nominal actions, it is
+            told t as well.
         state: Start; default `task.reset()`.
         start: Number of the first action.
         count: Actions; default up to the horizon.
@@ -182,7 +217,8 @@ def closed_loop(
     losses, actions, observations = [], [], [task.observation(state)]
     for t in range(start, start + count):
         observed = observations[-1]
-        action = policy(observed) if noise is None else policy(observed, noise())
+        told = {} if getattr(policy, "nominal", None) is None else {"t": t}
+        action = policy(observed, **told) if noise is None else policy(observed, noise(), **told)
         state, reward = task.step(state, action, t=t)
         losses.append(-reward)
         actions.append(action)
@@ -191,6 +227,8 @@ def closed_loop(
 
 
 def starts(task: Task, seeds: Sequence[int]) -> Any:
-    """One scene per seed, as one batch."""
+    """One scene per seed, as one batch; a task with `starts(seeds)` makes them together."""
+    if hasattr(task, "starts"):
+        return task.starts(seeds).to(device=task.device or "cpu")
     states = [task.reset(seed=s, device=task.device or "cpu") for s in seeds]
     return type(states[0]).cat(states)

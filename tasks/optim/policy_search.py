@@ -42,6 +42,10 @@ class PolicyConfig:
     """Starts that choose the best policy."""
     tests: int = 8
     """Unseen starts that the result is reported on."""
+    residual: bool = False
+    """Policies correct the actions where searches start instead of acting from nothing."""
+    pool: int | None = None
+    """Different starts for training; None: new ones in every episode."""
 
 
 class PolicyOptimizer(Optimizer):
@@ -58,11 +62,14 @@ class PolicyOptimizer(Optimizer):
     ) -> None:
         super().__init__(task, config, budget, seed, **options)
         c = config
-        if min(c.envs, c.evaluate_every, c.validation, c.tests) < 1:
+        pool = TRAIN_SEEDS if c.pool is None else c.pool
+        if min(c.envs, c.evaluate_every, c.validation, c.tests, pool) < 1:
             raise InputError(
-                f"{type(c).__name__}: envs, evaluate_every, validation and tests ≥ 1; got "
-                f"{c.envs}, {c.evaluate_every}, {c.validation}, {c.tests}. Raise them."
+                f"{type(c).__name__}: envs, evaluate_every, validation, tests and pool ≥ 1; got "
+                f"{c.envs}, {c.evaluate_every}, {c.validation}, {c.tests}, {c.pool}. Raise them."
             )
+        self.pool = min(pool, TRAIN_SEEDS)
+        self.nominal = self.start_actions() if c.residual else None
         self.best_loss, self.best_weights = math.inf, None
         self._validated = -1
 
@@ -202,7 +209,8 @@ class GradientPolicyOptimizer(PolicyOptimizer):
         self.generator = torch.Generator().manual_seed(seed)
         place = self.task.device or "cpu"
         self.observation_size = self.task.observation(self.task.reset(device=place)).shape[1]
-        self._policy = MLPPolicy(self.observation_size, self.limit, c.hidden, seed).to(place)
+        size, nominal = self.observation_size, self.nominal
+        self._policy = MLPPolicy(size, self.limit, c.hidden, seed, nominal=nominal).to(place)
         self.adam = torch.optim.Adam(self._policy.parameters(), lr=c.lr, betas=(0.7, 0.95))
         self.state: Any = None
         self.t = 0
@@ -229,7 +237,7 @@ class GradientPolicyOptimizer(PolicyOptimizer):
     def _train(self) -> tuple[float, float, int]:
         c, length = self.config, self._length()
         if self.state is None:
-            draw = torch.randint(TRAIN_SEEDS, (c.envs,), generator=self.generator)
+            draw = torch.randint(self.pool, (c.envs,), generator=self.generator)
             self.state = starts(self.task, draw.tolist())
         first, end = self.t, self.t + length == self.task.horizon
         self.t, state = (self.t + length) % self.task.horizon, self.state

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ...sim.core.errors import InputError
 from ..core import Task
 from .base import pack_state, unpack_state
-from .policy import MLPPolicy
+from .policy import MLPPolicy, corrected
 from .policy_search import PolicyConfig, PolicyOptimizer, _plain
 from .records import Budget
 from .rl_env import OwnRandom, extractor_class, normalizers, vector_env
@@ -80,15 +80,17 @@ class SACConfig(RLConfig):
 class ActorPolicy(nn.Module):
     """The deterministic part of a stable-baselines3 policy: observations (B, O) → actions (B, A)."""
 
-    def __init__(self, actor: Any, action_limit: Tensor) -> None:
+    def __init__(self, actor: Any, action_limit: Tensor, nominal: Tensor | None = None) -> None:
         super().__init__()
         self.actor = actor
         self.register_buffer("action_limit", action_limit.clone())
+        # Not a part of the weights that are kept: it never changes.
+        self.register_buffer("nominal", nominal, persistent=False)
 
-    def forward(self, observed: Tensor) -> Tensor:
+    def forward(self, observed: Tensor, noise: None = None, t: int | None = None) -> Tensor:
         self.actor.set_training_mode(False)
-        unit = self.actor._predict(observed, deterministic=True)
-        return unit.clamp(-1, 1) * self.action_limit
+        unit = self.actor._predict(observed, deterministic=True).clamp(-1, 1)
+        return self.action_limit * corrected(unit, self.nominal, self.action_limit, t)
 
 
 class RLOptimizer(PolicyOptimizer):
@@ -116,10 +118,11 @@ class RLOptimizer(PolicyOptimizer):
             warnings.simplefilter(
                 "ignore"
             )  # batches that do not divide, processors it would choose
-            self.env = vector_env(self.task, c.envs, seed)
+            self.env = vector_env(self.task, c.envs, seed, self.nominal, c.pool)
             self.model = self._model()
             self.model.set_logger(_silent())
-        self._policy = ActorPolicy(self.model.policy, self.limit).to(self.model.device)
+        actor = ActorPolicy(self.model.policy, self.limit, self.nominal)
+        self._policy = actor.to(self.model.device)
 
     @abc.abstractmethod
     def _model(self) -> Any:
@@ -156,7 +159,8 @@ class RLOptimizer(PolicyOptimizer):
         (normalizer, *linear), bound = self._actor_layers()
         size = linear[0].in_features
         hidden = [layer.out_features for layer in linear[:-1]]
-        policy = MLPPolicy(size, self.limit, hidden, bound=bound).to(self.model.device)
+        policy = MLPPolicy(size, self.limit, hidden, bound=bound, nominal=self.nominal)
+        policy = policy.to(self.model.device)
         policy.normalizer.load_state_dict(normalizer.state_dict())
         own = [part for part in policy.layers if isinstance(part, nn.Linear)]
         for mine, theirs in zip(own, linear, strict=True):

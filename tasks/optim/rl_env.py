@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...sim.core.errors import ConvergenceError, StabilityError, StateError
 from ..core import Task
-from .policy import Normalizer
+from .policy import Normalizer, starts
 
 __all__ = ["OwnRandom", "extractor_class", "normalizers", "vector_env"]
 
@@ -109,25 +109,40 @@ def _vector_env_class() -> type:
     class TaskVecEnv(VecEnv):
         """A batch of scenes whose episodes begin and end together."""
 
-        def __init__(self, task: Task, envs: int, seed: int) -> None:
+        def __init__(
+            self, task: Task, envs: int, seed: int, nominal: Tensor | None, pool: int | None
+        ) -> None:
             self.inner: Any = TaskVectorEnv(task, envs)
             inner = self.inner
             super().__init__(envs, inner.single_observation_space, inner.single_action_space)
-            inner.reset(seed=seed)
+            limit = task.action_limit.cpu()
+            self.nominal = None if nominal is None else (nominal.cpu() / limit).numpy()
+            self.pool = pool
+            if pool is None:
+                inner.reset(seed=seed)
+            else:  # only starts of the pool are ever made
+                inner._np_random = np.random.default_rng(seed)
             self.reward_scale = 0.0
             self._losses: list[float] = []
             self._seen: list[np.ndarray] = []
 
         def reset(self) -> np.ndarray:
-            return self.inner.reset()[0]
+            inner = self.inner
+            if self.pool is None:
+                return inner.reset()[0]
+            seeds = inner.np_random.integers(self.pool, size=self.num_envs)
+            inner.state, inner.t = starts(inner.task, seeds.tolist()), 0
+            return inner._observe()
 
         def step_async(self, actions: np.ndarray) -> None:
             self._actions = actions
 
         def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-            n = self.num_envs
+            n, actions = self.num_envs, self._actions
+            if self.nominal is not None:
+                actions = np.clip(self.nominal[self.inner.t] + np.clip(actions, -1, 1), -1, 1)
             try:
-                observed, rewards, _, ended, _ = self.inner.step(self._actions)
+                observed, rewards, _, ended, _ = self.inner.step(actions)
             except (ConvergenceError, StateError, StabilityError) as error:
                 logger.warning("actions broke the simulation: %s", error)
                 fresh = self.reset()
@@ -189,10 +204,19 @@ def _vector_env_class() -> type:
     return TaskVecEnv
 
 
-def vector_env(task: Task, envs: int, seed: int) -> Any:
+def vector_env(
+    task: Task, envs: int, seed: int, nominal: Tensor | None = None, pool: int | None = None
+) -> Any:
     """Scenes of a task for stable-baselines3.
+
+    Args:
+        task: Where.
+        envs: Scenes.
+        seed: Of the starts.
+        nominal: Actions (T, A) to which those of the library are added, in the task's unit.
+        pool: Different starts, seeds 0 to pool − 1; None: new ones in every episode.
 
     Raises:
         ImportError: without the extra `rl`.
     """
-    return _vector_env_class()(task, envs, seed)
+    return _vector_env_class()(task, envs, seed, nominal, pool)

@@ -38,22 +38,21 @@ import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError
-from ...sim.core.rotations import rotate_inverse
 from ...sim.fem import FEMConfig, FEMControl, FEMModel, FEMState, SolverFEM
-from ...sim.fem.prepare import PreparedFEM
 from ...sim.tactile import GelMesh, dome, pad
 from ..axes import Axis, AxisTask
 from .scene import Scene, Touch
+from .senses import Senses
+from .starts import Starts
 from .tools import Tools
-from .watched import TactileState, Watched
+from .watched import Watched
+from .worlds import VARIED, Worlds
 
 __all__ = ["Axis", "TactileConfig", "TactileTask"]
 
-STARTS: dict[Any, Any] = {}
-"""Settled starts by class, configuration and seed, the latest `KEPT`."""
-KEPT = 64
-MARKERS = 8
-"""Points of every sensor's face that a policy sees."""
+
+POLICY = {"residual": True, "hidden": (32, 32), "pool": 64}
+"""Policies correct the nominal command; starts settle once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +97,21 @@ class TactileConfig:
     """Damped steps at rest before the episode."""
     jitter: float = 0.0
     """Random shift in x and y of what `movable` names, before it settles [m]: up to this with seeds
-    other than 0; 0 starts every seed alike."""
+    other than 0; to a policy, which knows its own way only, it is the objects that are shifted."""
+    standoff: float = 0.0
+    """Random way by which sensors outside of grippers start farther from what they touch [m]."""
+    vary: float = 0.0
+    """Largest |log| of random factors on the parameters that `varied` names [-], see `worlds`. Where
+    jitter, standoff and this are 0, all seeds start alike."""
+    varied: tuple[str, ...] = VARIED
+    """Out of "gel", "object", "weight", "friction"."""
+    markers: int = 9
+    """Markers of every sensor that a policy sees; on pads a square number."""
+    privileged: bool = False
+    """Observations have places and velocities of objects, and the world, too."""
 
 
-class TactileTask(AxisTask[Any]):
+class TactileTask(Senses, Starts, AxisTask[Any]):
     """Base of tasks in which gel sensors move; the module docstring says what a subclass gives.
 
     Raises:
@@ -114,6 +124,10 @@ class TactileTask(AxisTask[Any]):
         "gradient": {"expand": False, "lr": 0.1},
         "cma": {"population": 10},
         "hybrid": {"share": 0.3, "cma": {"population": 10}},
+        "apg": POLICY,
+        "shac": POLICY,
+        "ppo": {**POLICY, "evaluate_every": 2, "log_std": -1.5, "batches": 2},
+        "sac": POLICY,
     }
     gravity: ClassVar[float] = 9.81
     """[m/s²]."""
@@ -123,10 +137,11 @@ class TactileTask(AxisTask[Any]):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         c = self.config
-        if c.horizon < 1 or c.jitter < 0 or c.settle < 0 or not c.max_force > 0:
+        if c.horizon < 1 or min(c.jitter, c.standoff, c.settle) < 0 or not c.max_force > 0:
             raise InputError(
-                f"{type(self).__name__}: horizon ≥ 1, jitter ≥ 0, settle ≥ 0 and max_force > 0; got "
-                f"{c.horizon}, {c.jitter}, {c.settle} and {c.max_force}. Correct them."
+                f"{type(self).__name__}: horizon ≥ 1, jitter, standoff, settle ≥ 0 and max_force > 0; "
+                f"got {c.horizon}, {c.jitter}, {c.standoff}, {c.settle} and {c.max_force}. "
+                "Correct them."
             )
         if c.tactile < 0 or c.state < 0 or c.tactile + c.state == 0:
             raise InputError(
@@ -139,9 +154,18 @@ class TactileTask(AxisTask[Any]):
         self.fem = SolverFEM(self.model, FEMConfig(dt=c.dt, tol=c.tol, scheme=self.scheme))
         self.handles = {h.name: k for k, h in enumerate(self.model.handles)}
         self._sensors = [self.handles[name] for name in self.scene.gels]
-        self._ready: dict[Any, PreparedFEM] = {}
+        self._ready: dict[Any, Any] = {}
         self._start: dict[str, Any] = {}
-        self.solver = Watched(self.make_solver(), self._watch)
+        self.solver = Watched(self.make_solver(), self._watch, self.ready)
+        defaults = self.solver.solver.default_params()
+        self.worlds = Worlds(defaults, self.scene.kinds, c.varied, c.vary)
+        self._paint()
+        if not self.random:
+            # One start is all there is.
+            alike = {"envs": 1, "validation": 1, "tests": 1}
+            own = {m: {**self.search_defaults[m], **alike} for m in ("apg", "shac")}
+            own["ppo"] = {**self.search_defaults["ppo"], "validation": 1, "tests": 1}
+            self.search_defaults = {**self.search_defaults, **own}
         self.tools = Tools(self.model, list(self.scene.gels), self.grippers())
         self._drive(self.motions(), self.tools.names)
 
@@ -175,18 +199,6 @@ class TactileTask(AxisTask[Any]):
         c = self.config
         return Touch(c.d_hat, c.stiffness, gel=c.mu_gel, plate=c.mu_plate)
 
-    def grippers(self) -> Mapping[str, tuple[str, str]]:
-        """Grippers: names, and the two sensors of each."""
-        return {}
-
-    def movable(self) -> Sequence[Sequence[str]]:
-        """Bodies that `jitter` shifts, in groups that stay together."""
-        return [(name,) for name in self.scene.gels]
-
-    def closing(self) -> Sequence[tuple[int, Mapping[str, Sequence[float]]]]:
-        """Before the episode: numbers of steps, and velocities of mounts [m/s] during them."""
-        return ()
-
     def dome(self) -> GelMesh:
         """A sensor of 15 mm radius."""
         c = self.config
@@ -210,75 +222,6 @@ class TactileTask(AxisTask[Any]):
         force = self.wrenches(state.detach())[..., :3].norm(dim=-1).amax(1)
         return torch.stack((self.error(state.detach()), force), -1)
 
-    def prepared(self, state: FEMState) -> PreparedFEM:
-        """The model's own parameters, ready for states of this batch size and device."""
-        key = state.batch_size, str(state.x.device)
-        if key not in self._ready:
-            self._ready = {key: self.fem.prepare(None, state)}
-        return self._ready[key]
-
-    def reset(
-        self,
-        *,
-        batch_size: int = 1,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> Any:
-        """The settled scene, B times; with `jitter` and a seed other than 0, changed by the seed.
-
-        Always in float64, whatever `dtype` says.
-        """
-        seed = seed if self.config.jitter else 0
-        key = type(self), self.config, seed
-        if key not in STARTS:
-            while len(STARTS) >= KEPT:
-                STARTS.pop(next(iter(STARTS)))
-            STARTS[key] = self._settled(seed)
-        state = STARTS[key].to(device=device)
-        return state.map(lambda t: t.repeat(batch_size, *[1] * (t.ndim - 1)))
-
-    def origin(self, state: Any) -> Any:
-        """One settled scene, on the device of a state."""
-        device = str(self.bodies(state).x.device)
-        if device not in self._start:
-            self._start[device] = self.reset(device=device)
-        return self._start[device]
-
-    @torch.no_grad()
-    def _settled(self, seed: int) -> Any:
-        state = self.model.initial_state()
-        if seed:
-            state = self._shifted(state, torch.Generator().manual_seed(seed))
-        prepared = self.prepared(state)
-        for steps, moves in (*self.closing(), (self.config.settle, {})):
-            twist = torch.zeros(1, len(self.handles), 6, dtype=torch.float64)
-            for name, velocity in moves.items():
-                twist[0, self.handles[name], : len(velocity)] = twist.new_tensor(velocity)
-            for _ in range(steps):
-                state = self.fem.step(state, FEMControl(twist=twist), prepared)
-                # What swings loses most of its speed in every step, and weight is still carried.
-                state = state.replace(v=0.2 * state.v)
-        still = torch.zeros_like(state.x)
-        state = state.replace(v=still, x_prev=state.x.clone(), v_prev=still.clone(), t=0.0, steps=0)
-        return self.first(state)
-
-    def first(self, state: FEMState) -> Any:
-        """The first state of an episode, from the settled bodies."""
-        fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(FEMState)}
-        begun = TactileState(**fields, seen=state.x.new_zeros(state.batch_size, 2))
-        return begun.replace(seen=self._watch(begun) * state.x.new_tensor([0.0, 1.0]))
-
-    def _shifted(self, state: FEMState, generator: torch.Generator) -> FEMState:
-        x, pose = state.x.clone(), state.pose.clone()
-        for names in self.movable():
-            unit = 2 * torch.rand(2, generator=generator, dtype=torch.float64) - 1
-            for name in names:
-                x[:, self.scene.spans[name], :2] += self.config.jitter * unit
-                if name in self.handles:
-                    pose[:, self.handles[name], :2] += self.config.jitter * unit
-        return state.replace(x=x, x_prev=x.clone(), pose=pose)
-
     def points(self, state: Any, name: str) -> Tensor:
         """Positions of a body [m], (B, n, 3). Differentiable."""
         return self.bodies(state).x[:, self.scene.spans[name]]
@@ -287,7 +230,8 @@ class TactileTask(AxisTask[Any]):
         """Force [N] and moment about its origin [N m] on the mount of every sensor, (B, S, 6): what it
         carries of the elastic gel. Differentiable in the state."""
         bodies, rows = self.bodies(state), []
-        found = self.fem.forces(bodies, self.prepared(bodies))
+        ready = self.ready(state)
+        found = self.fem.forces(bodies, getattr(ready, "fem", ready))
         for k in self._sensors:
             held = self.model.handle_points[k].to(found.device)
             f = found[:, held]
@@ -343,28 +287,6 @@ class TactileTask(AxisTask[Any]):
             k = names.index(name)
             actions[start:stop, k] = share * self.action_limit[k]
         return actions
-
-    def markers(self, state: Any, name: str) -> Tensor:
-        """Where points of a sensor's face went, in its own axes [m], (B, n, 3). Differentiable."""
-        mesh, bodies = self.scene.gels[name], self.bodies(state)
-        face = mesh.sets["surface"]
-        rows = face[torch.linspace(0, len(face) - 1, MARKERS).round().long()].to(bodies.x.device)
-        mount = bodies.pose[:, None, self.handles[name]]
-        here = rotate_inverse(mount[..., 3:], self.points(state, name)[:, rows] - mount[..., :3])
-        return here - mesh.X[rows.cpu()].to(here)
-
-    def observation(self, state: Any) -> Tensor:
-        """What a policy sees, (B, O), SI units: poses of the tools, forces and moments, displacements of
-        eight points of every sensor's face, places and velocities of four points of every object.
-        Differentiable in the state."""
-        bodies = self.bodies(state)
-        parts = [self.poses(state).flatten(1), self.wrenches(state).flatten(1)]
-        parts += [self.markers(state, name).flatten(1) for name in self.scene.gels]
-        for name, span in self.scene.spans.items():
-            if name not in self.scene.gels:
-                rows = torch.linspace(span.start, span.stop - 1, 4).round().long()
-                parts += [z[:, rows].flatten(1) for z in (bodies.x, bodies.v)]
-        return torch.cat(parts, dim=-1).float()
 
     def picture(self, state: Any) -> Any:
         """The first scene of a state, for a renderer."""

@@ -83,12 +83,13 @@ class GraspPlastic(Grasping):
         touch = ParticleContact(faces, k_n=c.k_n, k_t=0.5 * c.k_n, friction=c.mu_gel)
         return CoupledSolver(self.fem, mpm, touch)
 
-    def first(self, state: FEMState) -> PlasticState:
+    def first(self, state: FEMState, world: Tensor | None) -> PlasticState:
         coupled = self.solver.solver
         clay = self.clay.initial_state(state.batch_size, dtype=torch.float64)
         both = coupled.initial_state(state, clay)
         fields = {f.name: getattr(both, f.name) for f in dataclasses.fields(CoupledState)}
-        return PlasticState(**fields, seen=state.x.new_zeros(state.batch_size, 2))
+        seen = state.x.new_zeros(state.batch_size, 2)
+        return PlasticState(**fields, seen=seen, home=state.pose.clone(), world=world)
 
     @property
     def substeps(self) -> int:
@@ -138,10 +139,11 @@ class GraspPlastic(Grasping):
         """Lift within 1 mm, slip within 1 mm, IoU of at least 0.9, (B,) bool."""
         return super().reached(state) & (self.overlap(state) >= self.config.iou)
 
-    def observation(self, state: Any) -> Tensor:
-        """As of all tasks, and mean place and velocity of the clay, (B, O)."""
-        clay = torch.cat((state.mpm.x.mean(1), state.mpm.v.mean(1)), -1)
-        return torch.cat((super().observation(state), clay.float()), -1)
+    def hidden(self, state: Any) -> dict[str, Tensor]:
+        """As of all tasks; of the clay, mean displacement [m] and velocity [m/s], (B, 1, 3)."""
+        x, v = (z.mean(1, keepdim=True).double() for z in (state.mpm.x, state.mpm.v))
+        start = self.origin(state).mpm.x.mean(1, keepdim=True).double()
+        return {"displacements": x - start, "velocities": v, **super().hidden(state)}
 
     def picture(self, state: Any) -> Any:
         x = state.mpm.x[0].detach().cpu().numpy()

@@ -26,6 +26,10 @@ class TactileState(FEMState):
 
     seen: Tensor | None = None
     """Σ e² since the start, and the largest force of a sensor [N], (B, 2); no derivative."""
+    home: Tensor | None = None
+    """Poses of the handles at the start, (B, H, 7)."""
+    world: Tensor | None = None
+    """Logarithms of the factors of its parameters, see `worlds`, (B, K); None: the nominal world."""
 
 
 @dataclasses.dataclass
@@ -33,7 +37,9 @@ class PlasticState(CoupledState):
     """The same for scenes with material points."""
 
     seen: Tensor | None = None
-    """As of `TactileState`."""
+    """As of `TactileState`, and so are the others."""
+    home: Tensor | None = None
+    world: Tensor | None = None
 
 
 class Watched:
@@ -42,10 +48,13 @@ class Watched:
     Args:
         solver: `SolverFEM` or `CoupledSolver`.
         watch: (e, F) of a state, (B, 2).
+        ready: Parameters of the worlds of a state, as the solver reads them.
     """
 
-    def __init__(self, solver: Any, watch: Callable[[Any], Tensor]) -> None:
-        self.solver, self.watch = solver, watch
+    def __init__(
+        self, solver: Any, watch: Callable[[Any], Tensor], ready: Callable[[Any], Any]
+    ) -> None:
+        self.solver, self.watch, self.ready = solver, watch, ready
         self.fem = getattr(solver, "fem", solver)
         self.config, self.model = self.fem.config, self.fem.model
 
@@ -60,16 +69,17 @@ class Watched:
         return int(getattr(self.solver, "states_per_step", 1))
 
     def prepare(self, params: Any, state: Any) -> Any:
-        """As that of the solver."""
-        return self.solver.prepare(params, state)
+        """As that of the solver; without parameters, those of the state's worlds."""
+        return self.ready(state) if params is None else self.solver.prepare(params, state)
 
     def step(self, state: Any, control: Any = None, params: Any = None) -> Any:
         """As that of the solver. Differentiable in all but `seen`."""
+        params = self.ready(state) if params is None else params
         after = self.solver.step(state, control, params)
+        if not isinstance(after, FEMState):
+            fields = {f.name: getattr(after, f.name) for f in dataclasses.fields(CoupledState)}
+            after = PlasticState(**fields, seen=state.seen, home=state.home, world=state.world)
         error, force = self.watch(after).unbind(-1)
         total, peak = state.seen.unbind(-1)
         seen = torch.stack((total + error.square(), torch.maximum(peak, force)), -1)
-        if isinstance(after, FEMState):
-            return after.replace(seen=seen)
-        fields = {f.name: getattr(after, f.name) for f in dataclasses.fields(CoupledState)}
-        return PlasticState(**fields, seen=seen)
+        return after.replace(seen=seen)
