@@ -93,7 +93,10 @@ CASES = {
     "smooth PI-DeepONet": Case(
         _smooth("strong", count=600), "smooth", DGNOConfig(kind="deep", weight_virtual=20.0)
     ),
-    "smooth bayes": Case(_smooth("mixed"), "smooth", DGNOConfig(weight_virtual=20.0, bayes=True)),
+    "smooth bayes": Case(
+        _smooth("mixed"), "smooth",
+        DGNOConfig(weight_input=100.0, weight_virtual=300.0, bayes=True),
+    ),
     "burgers": Case(
         lambda: Burgers1D(), "burgers", DGNOConfig(weight_input=20.0, width=64, depth=5)
     ),

@@ -15,6 +15,7 @@ from .evaluate import coverage, pixel_accuracy, predict, relative_error, residua
 from .inverse import Observation, Posterior, noise_level, sensors
 from .model import DGNO, DGNOConfig
 from .multionet import MultiONet
+from .nuts import nuts
 from .priors import Bounded, CubePrior, NormalPrior, Prior, RealNVP, ZukoPrior, fit_prior
 from .problem import FieldSpec, Problem
 from .sampling import Samples, hamiltonian
@@ -53,6 +54,7 @@ __all__ = [
     "hamiltonian",
     "inflows",
     "noise_level",
+    "nuts",
     "pixel_accuracy",
     "predict",
     "relative_error",

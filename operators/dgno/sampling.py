@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 
-__all__ = ["Samples", "hamiltonian"]
+__all__ = ["Samples", "StepSize", "hamiltonian", "split_rhat"]
 
 Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -32,6 +32,37 @@ class Samples:
     def flat(self) -> Tensor:
         """(draws · chains, d)."""
         return self.z.flatten(0, 1)
+
+
+class StepSize:
+    """Step that follows the acceptance by dual averaging. Source: Hoffman & Gelman 2014, § 3.2.
+
+    Args:
+        step: first step.
+        target: acceptance to aim at.
+    """
+
+    def __init__(self, step: float, target: float) -> None:
+        self.target, self.centre, self.level = target, math.log(10 * step), math.log(step)
+        self.error, self.mean, self.count = 0.0, 0.0, 0
+
+    @property
+    def value(self) -> float:
+        """The step to take now."""
+        return math.exp(self.level)
+
+    def follow(self, rate: float) -> None:
+        """Learn from an acceptance."""
+        self.count += 1
+        m = self.count
+        self.error += ((self.target - rate) - self.error) / (m + 10)
+        self.level = self.centre - math.sqrt(m) / 0.05 * self.error
+        self.mean += m**-0.75 * (self.level - self.mean)
+
+    def settle(self) -> None:
+        """Take the mean of what was tried."""
+        if self.count:
+            self.level = self.mean
 
 
 def hamiltonian(
@@ -80,11 +111,11 @@ def hamiltonian(
     energy, g = slope(z)
     if not bool(torch.isfinite(energy).all()):
         raise InputError(message(where, "finite energies at the start", "not", "Start elsewhere"))
-    centre, level, mean = math.log(10 * step), math.log(step), 0.0
-    error, kept, accepted = 0.0, [], []
+    size, kept, accepted = StepSize(step, target), [], []
     for k in range(draws + warmup):
-        warm = k < warmup
-        h = math.exp(level)
+        if k == warmup:
+            size.settle()
+        h = size.value
         path = float(torch.rand((), generator=generator)) * 2 * length
         count = max(1, min(most, math.ceil(path / h)))
         p = torch.randn(z.shape, generator=generator).to(z)
@@ -101,22 +132,17 @@ def hamiltonian(
         z, g = torch.where(take[:, None], q, z), torch.where(take[:, None], gq, g)
         energy = torch.where(take, new, energy)
         rate = float(chance.mean())
-        if warm:
-            m = k + 1
-            error = (1 - 1 / (m + 10)) * error + (target - rate) / (m + 10)
-            level = centre - math.sqrt(m) / 0.05 * error
-            weight = m**-0.75
-            mean = weight * level + (1 - weight) * mean
-            if m == warmup:
-                level = mean
+        if k < warmup:
+            size.follow(rate)
         else:
             kept.append(z)
             accepted.append(rate)
     found = torch.stack(kept)
-    return Samples(found, sum(accepted) / len(accepted), math.exp(level), _split_rhat(found))
+    return Samples(found, sum(accepted) / len(accepted), size.value, split_rhat(found))
 
 
-def _split_rhat(z: Tensor) -> Tensor:
+def split_rhat(z: Tensor) -> Tensor:
+    """R̂ of halves of chains, (draws, chains, d) → (d,). Source: Gelman et al. 2013."""
     n = len(z) // 2
     halves = torch.cat([z[:n], z[n : 2 * n]], 1).double()
     within = halves.var(0).mean(0)

@@ -26,6 +26,7 @@ from rheograd.operators.dgno import (
     hamiltonian,
     inflows,
     noise_level,
+    nuts,
     pixel_accuracy,
     predict,
     relative_error,
@@ -328,6 +329,27 @@ def test_posterior_of_a_linear_decoder_is_normal(generator):
         Posterior(model, prior, [])
     with pytest.raises(InputError, match="values"):
         Linear(model, prior, [Observation(x, value[:-1], sigma)])
+
+
+def test_nuts_samples_a_bent_density(generator):
+    """Not normal, moments known: y ~ N(0, 1), x ~ N(y² / 2, ½²)."""
+
+    def slope(z):
+        x, y = z.T
+        gap = 4 * (x - 0.5 * y**2)
+        return 2 * (x - 0.5 * y**2) ** 2 + 0.5 * y**2, torch.stack([gap, y - gap * y], 1)
+
+    start = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    long = nuts(slope, start, 500, 100, generator=generator)
+    batch = hamiltonian(slope, start.repeat(10, 1), 150, 60, length=2.5, generator=generator)
+    for found in (long, batch):
+        z = found.flat()
+        x, y = z.T
+        assert abs(float(y.mean())) < 0.12 and abs(float(y.var()) - 1) < 0.2
+        assert abs(float(x.mean()) - 0.5) < 0.12 and abs(float(x.var()) - 0.75) < 0.3
+        assert float(found.spread.max()) < 1.1 and 0.6 < found.acceptance < 0.98
+    with pytest.raises(InputError, match="finite"):
+        nuts(lambda z: (z.sum(1) / 0, z), start)
 
 
 def test_posterior_gradient_and_jacobian(generator):
