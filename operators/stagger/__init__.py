@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .control import FittedForcing, fit_forcing, fourier_waves, shedding_frequency
 from .groups import Group
+from .hybrid import Corrected, corrected_rollout
 from .pool import EnvPool
 from .residuals import MacStreamPressure, PdeResidual, PhysicsResidual
 from .solver import StaggerSolver
@@ -16,6 +17,7 @@ from .train import PhysicsTraining, train_physics
 from .weights import load_solver, save_solver, solver_names, warm_start
 
 __all__ = [
+    "Corrected",
     "EnvPool",
     "FittedForcing",
     "Group",
@@ -26,6 +28,7 @@ __all__ = [
     "SpaceSplit",
     "StaggerSolver",
     "TimeSplit",
+    "corrected_rollout",
     "fit_forcing",
     "fourier_waves",
     "load_solver",
