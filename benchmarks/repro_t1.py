@@ -11,6 +11,7 @@ Rows:
     speed …                      milliseconds of a forward and backward pass
     floor …                      relative L² that the kept modes cannot represent
     ns …, darcy …                training: relative L² on unseen fields, mean of squares, other grids
+    transfer …                   the flows on 32² cells, tested on 64² without training
 
     python benchmarks/repro_t1.py [--rows "ns T1" …] [--again]
 
@@ -86,6 +87,10 @@ def t1(m: int, width: int, n: int = 64, boundary: str = "periodic", **options) -
     return T1(config, generator=generator())
 
 
+def t1u(m: int, width: int, n: int) -> T1U:
+    return T1U(T1UConfig((m, m), (n, n), hidden_channels=width), generator=generator())
+
+
 def fno(modes: int, width: int, kind: type = FNO, **options) -> GridOperator:
     config = FNOConfig((modes, modes), hidden_channels=width, **options)
     return kind(config) if kind is Peer else FNO(config, generator=generator())
@@ -110,6 +115,10 @@ def cases(peer: bool) -> dict[str, Case]:
         "ns FNO K12 w20, shifts, 60 s": Case(lambda: fno(12, 20), 60, 1e-2, **shifts),
         "ns T1 m13 w32, shifts, 240 s": Case(lambda: t1(13, 32), 240, **shifts),
         "ns FNO K12 w20, shifts, 240 s": Case(lambda: fno(12, 20), 240, 1e-2, **shifts),
+        "transfer T1 m13 w32, 30 s": Case(lambda: t1(13, 32, 32), 30, **shifts),
+        "transfer T1 DCT m12 w32, 30 s": Case(lambda: t1(12, 32, 32, "neumann"), 30, **shifts),
+        "transfer T1U m13 w12, 30 s": Case(lambda: t1u(13, 12, 32), 30, **shifts),
+        "transfer FNO K12 w20, 30 s": Case(lambda: fno(12, 20), 30, 1e-2, **shifts),
         "darcy T1 m14 w24, 60 s": Case(lambda: t1(14, 24, 16, **walls), 60),
         "darcy T1 DCT m14 w24, 60 s": Case(lambda: t1(14, 24, 16, boundary="neumann"), 60),
         "darcy FNO K7 w24, 60 s": Case(lambda: fno(7, 24), 60, 1e-2),
@@ -242,7 +251,7 @@ def speed(peer: bool) -> list[dict]:
         "T1 m25 w24": t1(25, 24),
         "T1 m13 w32": t1(13, 32),
         "T1 m24 w48 L8": t1(24, 48, boundary="neumann", n_layers=8),
-        "T1U m25 w16": T1U(T1UConfig((25, 25), (64, 64)), generator=generator()),
+        "T1U m25 w16": t1u(25, 16, 64),
         "FNO K12 w20": fno(12, 20),
     }
     if peer:
@@ -300,6 +309,11 @@ class Flows:
             grids = (32,) if self.quick else (32, 128)
             others = {n: (resample(x, n), resample(y, n)) for n in grids}
             return {**flow, "seen": count[0]}, others
+        if name == "transfer":
+            flow, others = self.sets("ns")
+            a, b = flow["x"][flow["seen"] :], flow["y"][flow["seen"] :]
+            coarse = {key: resample(flow[key], 32) for key in ("x", "y")}
+            return {**coarse, "seen": flow["seen"]}, {64: (a, b)}
         count = (40, 10) if self.quick else (1000, 100)
         flow = kept(file, lambda: darcy(sum(count)))
         others = {32: (flow["a 32"][count[0] :], flow["u 32"][count[0] :])}
