@@ -2,9 +2,10 @@
 
     H λ = ȳ,      θ̄ = −(∂r/∂θ)ᵀ λ
 
-H is assembled from the exact element and contact blocks at the solution; the second product is reverse
-mode through the gradients of the terms. Driven points take −H_df λ from the same blocks, so nothing is
-differentiated twice.
+H is the exact Hessian at the solution. Where factors are dear, that of the last Newton direction solves
+with it by a few products (`kept.py`); else, or where that fails, H is assembled and factorized. The
+second product is reverse mode through the gradients of the terms. Driven points take −H_df λ, so nothing
+is differentiated twice.
 
 Source: Blondel et al. 2022, section 2.1.
 """
@@ -12,19 +13,21 @@ Source: Blondel et al. 2022, section 2.1.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.factors import Factor
+from ..core.errors import ConvergenceError, message
+from ..core.factors import Factor, LinearResult
 from ..core.linalg import LinearSolver
 from ..core.linear_map import Operator
 from ..core.trees import flatten
-from .assembly import Factor as HessianFactor
-from .assembly import factorize
+from .assembly import Solve, factorize
 from .elements import Element
+from .kept import KeptFactors, solve_near
 from .model import FEMModel
 from .newton import Potential
 from .pattern import Blocks, Pattern
@@ -35,6 +38,13 @@ __all__ = ["HessianSolver", "StepResidual"]
 
 ADJOINT_TOL = 1e-10
 """‖H λ − ȳ‖ / ‖ȳ‖ of the iterative adjoint solve."""
+
+ACCEPTED = 1e-6
+"""‖H λ − ȳ‖ / ‖ȳ‖ above which a solve has failed: contact makes H so ill-conditioned that rounding alone
+may reach a hundredth of it."""
+
+KEPT_WORK = 3e7
+"""Products of a factor, n width², below which making one takes no longer than a few products with H."""
 
 
 class StepResidual:
@@ -49,20 +59,28 @@ class StepResidual:
         theta: what the step depends on; only its tensors that require a gradient get one.
         span: time from the start of the step to the solution [s].
         linear: linear solver, see `FEMConfig`.
+        kept: where factors of the last steps are.
     """
 
     def __init__(
-        self, model: FEMModel, pattern: Pattern, theta: dict[str, Any], span: float, linear: str
+        self,
+        model: FEMModel,
+        pattern: Pattern,
+        theta: dict[str, Any],
+        span: float,
+        linear: str,
+        kept: KeptFactors,
     ):
         self.model, self.pattern, self.span, self.linear = model, pattern, span, linear
+        self.kept = kept
         self.wanted = {name for name, t in flatten(theta)[0].items() if t.requires_grad}
+        self.wanted = self.wanted if torch.is_grad_enabled() else set()
         device = theta["load"].device
         self.free, self.points = pattern.free.to(device), model.driven[0].to(device)
         self.back = torch.cat((self.free, self.points)).argsort()
         self.root: tuple[Tensor, Tensor, list[Any]] | None = None
         """Root (B, F, 3), r there, and what the contacts know of it."""
         self.at: _Bound | None = None
-        self._product: tuple[Tensor, Tensor] | None = None
         self.binding = False
         """Whether `vjp_x` is asked for nothing but to `bind`."""
 
@@ -84,13 +102,15 @@ class StepResidual:
             terms.append(contact.term(values, step))
         return Potential(terms, theta["weight"], theta["load"])
 
-    def solved(self, potential: Potential, y: Tensor) -> Tensor:
-        """Remember the solution y (B, N, 3); returns its free points."""
+    def solved(self, potential: Potential, y: Tensor, near: dict[int, Solve]) -> Tensor:
+        """Remember the solution y (B, N, 3) and the factors near it; returns its free points."""
         x = y[:, self.free]
         flat, known = y.reshape(-1, 3), []
         if self.wanted:
             contacts = potential.terms[len(potential.terms) - len(self.model.contacts) :]
             known = [term.known(flat) for term in contacts]
+            if self.pattern.count * self.pattern.order.width**2 >= KEPT_WORK:
+                self.kept.put(x, near)
         self.root = x, potential.gradient(y)[:, self.free], known
         return x
 
@@ -120,31 +140,38 @@ class StepResidual:
         with torch.no_grad():
             if None in known or not known:
                 potential.update(y, y)
-            blocks = potential.blocks(y, project=False)
-        self.at = _Bound(x, y, tensors, potential, blocks)
+        self.at = _Bound(x, y, tensors, potential)
         return self.at
 
     def vjp_x(self, x: Tensor, theta: dict[str, Any], u: Tensor) -> Tensor:
         """H u."""
         with torch.no_grad():
-            if self._product is not None and torch.equal(u, self._product[0]):
-                return self._product[1]
             at = self.bind(x, theta)
-            if self.binding:
-                return u
-            if at.factor is not None:
-                product = at.factor.product(u.flatten(1)).view_as(u)
-            else:
-                product = at.blocks.product(self._spread(u))[:, self.free]
-            self._product = u, product
-            return product
+            return u if self.binding else at.blocks.product(self._spread(u))[:, self.free]
 
-    def factor(self) -> HessianFactor:
-        """Factor of H where the residual is bound."""
-        assert self.at is not None
-        found = factorize(self.at.blocks, self.pattern, self.linear, ADJOINT_TOL, definite=False)
-        self.at.factor = found
-        return found
+    def solve(self, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """H⁻¹ b where the residual is bound, iterations (0 for a factor) and ‖b − H x‖ / ‖b‖, (B,)."""
+        at = self.at
+        assert at is not None
+        near = self.kept.near(at.x)
+        if near is not None:
+            action = at.potential.action(at.y)
+
+            def product(v: Tensor) -> Tensor:
+                at.moved = v, action(self._spread(v.unflatten(1, (-1, 3))))
+                return at.moved[1][:, self.free].flatten(1)
+
+            found = solve_near(product, near, b)
+            if found is not None:
+                return found
+        at.moved = None
+        factor = factorize(at.blocks, self.pattern, self.linear, ADJOINT_TOL, definite=False)
+        x = factor.solve(b)
+        if self.linear != "cg":  # one refinement: contact makes H ill-conditioned
+            x = x + factor.solve(b - factor.product(x))
+        norm = b.norm(dim=1)
+        rest = (b - factor.product(x)).norm(dim=1) / torch.where(norm > 0, norm, 1.0)
+        return x, torch.zeros(len(b), dtype=torch.long, device=b.device), rest
 
     def _spread(self, u: Tensor) -> Tensor:
         full = u.new_zeros(len(u), self.model.point_count, 3)
@@ -153,11 +180,11 @@ class StepResidual:
     def vjp_params(self, x: Tensor, theta: dict[str, Any], u: Tensor) -> dict[str, Any]:
         """(∂r/∂θ)ᵀ u, a tree like θ; zero where no gradient is wanted."""
         at = self.bind(x, theta)
-        self.at = self._product = None
+        self.at = None
         tensors, rebuild = flatten(theta)
         result = {name: torch.zeros_like(t) for name, t in tensors.items()}
         if "driven" in self.wanted:
-            result["driven"] = at.blocks.product(self._spread(u), only=self.points)[:, self.points]
+            result["driven"] = self._driven(at, u)
         names = sorted(self.wanted - {"driven"})
         if names:
             with torch.enable_grad():
@@ -172,6 +199,12 @@ class StepResidual:
                 result[name] = result[name] if grad is None else grad
         return rebuild(result)
 
+    def _driven(self, at: _Bound, u: Tensor) -> Tensor:
+        """H_df u (B, n, 3), from the last product of the solve where that was one with u."""
+        if at.moved is not None and torch.equal(at.moved[0], -u.flatten(1)):
+            return -at.moved[1][:, self.points]
+        return at.blocks.product(self._spread(u), only=self.points)[:, self.points]
+
 
 @dataclasses.dataclass
 class _Bound:
@@ -184,8 +217,14 @@ class _Bound:
     tensors: dict[str, Tensor]
     """θ by name; the wanted ones are leaves of the graph of `potential`."""
     potential: Potential
-    blocks: Blocks
-    factor: HessianFactor | None = None
+    moved: tuple[Tensor, Tensor] | None = None
+    """The last v (B, 3 F) that the matrix-free H was multiplied by, and H v on all points (B, N, 3)."""
+
+    @functools.cached_property
+    def blocks(self) -> Blocks:
+        """The exact H as blocks."""
+        with torch.no_grad():
+            return self.potential.blocks(self.y, project=False)
 
 
 def _carries_graph(term: Term) -> bool:
@@ -209,17 +248,27 @@ class _HessianFactor(Factor):
     name = "SolverFEM adjoint"
 
     def __init__(self, residual: StepResidual, operator: Operator):
-        self.residual, self.operator, self.tol = residual, operator, 1e-7
+        self.residual, self.operator, self.tol = residual, operator, 0.1 * ACCEPTED
 
-    def _solve(self, b, x0, transpose, tol):
+    def solve(self, b, *, x0=None, transpose=False, throw=True):
         residual = self.residual
         residual.binding = True
         try:
-            self.operator.rmatvec(b)
+            self.operator.rmatvec(b)  # which knows x and θ
         finally:
             residual.binding = False
-        factor = residual.factor()
-        x = factor.solve(b)
-        if residual.linear != "cg":  # one refinement: contact makes H ill-conditioned
-            x = x + factor.solve(b - self.operator.rmatvec(x))
-        return x, torch.zeros(len(b), dtype=torch.long, device=b.device)
+        with torch.no_grad():
+            x, iterations, rest = residual.solve(b.detach())
+        converged = rest <= ACCEPTED
+        if throw and not bool(converged.all()):
+            got = f"{float(rest.max()):.3e} ‖b‖ by linear={residual.linear!r}"
+            fix = 'Take linear="sparse", or lower dt: the Hessian is nearly singular'
+            expected = f"‖b − H x‖ <= {ACCEPTED:.0e} ‖b‖"
+            raise ConvergenceError(
+                message(self.name, expected, got, fix), residual=float(rest.max()), tol=ACCEPTED
+            )
+        return LinearResult(x, iterations, rest, converged)
+
+    def _solve(self, b, x0, transpose, tol):
+        found = self.solve(b, throw=False)
+        return found.x, found.iterations

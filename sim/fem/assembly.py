@@ -13,6 +13,7 @@ Source: George & Liu 1981 (band and minimum-degree orders); Sylvester's law of i
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,11 +33,29 @@ __all__ = ["Blocks", "CGFactor", "DenseFactor", "Factor", "Pattern", "SparseFact
 LINEAR = ("sparse", "dense", "cg")
 
 
+BAND_WORK = 4e10
+"""Products of a banded factor, n width², up to which it beats a general sparse one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Solve:
+    """b ↦ A⁻¹ b of one scene, (n,)."""
+
+    run: Callable[[np.ndarray], np.ndarray]
+    size: int
+    """Memory of the factor [bytes]."""
+
+    def __call__(self, b: np.ndarray) -> np.ndarray:
+        return self.run(b)
+
+
 class Factor(abc.ABC):
     """Solves with the Hessian on the free points, right-hand sides (B, 3 F)."""
 
     positive: Tensor
     """Whether the matrix of each scene is positive definite, (B,)."""
+    parts: dict[int, Solve]
+    """Factors by scene, of those that are kept one by one."""
 
     @abc.abstractmethod
     def solve(self, b: Tensor) -> Tensor:
@@ -45,12 +64,6 @@ class Factor(abc.ABC):
     @abc.abstractmethod
     def product(self, v: Tensor) -> Tensor:
         """H v."""
-
-
-BAND_WORK = 4e10
-"""Products of a banded factor, n width², up to which it beats a general sparse one."""
-
-Solve = Callable[[np.ndarray], np.ndarray]
 
 
 class SparseFactor(Factor):
@@ -65,7 +78,7 @@ class SparseFactor(Factor):
     ):
         values = pattern.lower(blocks).cpu().numpy()
         self.pattern, self.values = pattern, values
-        self.parts: dict[int, Solve] = {}
+        self.parts = {}
         positive = torch.zeros(len(values), dtype=torch.bool)
         contact = self.contact = pattern.contact(blocks, scenes)
         for b in scenes:
@@ -112,7 +125,7 @@ def _cholesky(band: np.ndarray, order: Order) -> tuple[Solve | None, bool]:
         ordered[place] = b
         return pbtrs(lower, ordered, lower=1, overwrite_b=1)[0][place]
 
-    return solve, True
+    return Solve(solve, lower.nbytes), True
 
 
 def _lu(A: scipy.sparse.csc_matrix, symmetric: bool) -> tuple[Solve | None, bool]:
@@ -125,7 +138,7 @@ def _lu(A: scipy.sparse.csc_matrix, symmetric: bool) -> tuple[Solve | None, bool
     except RuntimeError:  # exactly singular
         return None, False
     positive = np.array_equal(lu.perm_r, lu.perm_c) and bool((lu.U.diagonal() > 0).all())
-    return lu.solve, positive
+    return Solve(lu.solve, 12 * lu.nnz), positive
 
 
 class DenseFactor(Factor):
@@ -145,7 +158,7 @@ class DenseFactor(Factor):
             below = scipy.sparse.csr_matrix((extra.value, (extra.row, extra.col)), shape=shape)
             full = below + scipy.sparse.tril(below, -1).T
             A[b] += torch.from_numpy(full.toarray()).to(A.device)
-        self.A = A
+        self.A, self.parts = A, {}
         self.lower, info = torch.linalg.cholesky_ex(A)
         self.positive = info == 0
         self.rest = None
@@ -181,7 +194,7 @@ class CGFactor(Factor):
         chosen = diagonal.unflatten(0, blocks.diagonal.shape)[:, self.free]
         self.inverse = torch.linalg.inv(chosen)
         self.positive = torch.ones(len(chosen), dtype=torch.bool, device=chosen.device)
-        self.iterations = 0
+        self.iterations, self.parts = 0, {}
 
     def product(self, v: Tensor) -> Tensor:
         full = v.new_zeros(*self.blocks.diagonal.shape, 3)

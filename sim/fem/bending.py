@@ -27,6 +27,7 @@ __all__ = [
     "hinge_angle",
     "hinge_angle_gradient",
     "hinge_angle_hessian",
+    "hinge_angle_turn",
 ]
 
 
@@ -98,6 +99,29 @@ def hinge_angle_hessian(x: Tensor) -> Tensor:
     left = torch.cat((-blocks.sum(-4, keepdim=True), blocks), dim=-4)
     both = torch.cat((-left.sum(-2, keepdim=True), left), dim=-2)
     return both.flatten(-4, -3).flatten(-2, -1)
+
+
+def hinge_angle_turn(x: Tensor, v: Tensor) -> Tensor:
+    """∂²θ/∂x² v (..., 4, 3) for v (..., 4, 3), without the Hessian."""
+    (e, u, w), (e_v, u_v, w_v) = _edges(x), _edges(v)
+    cross = torch.linalg.cross
+
+    def normal(N: Tensor, N_v: Tensor) -> tuple[Tensor, Tensor]:
+        """N/|N|² and its change."""
+        square = _dot(N, N)
+        m = N / square
+        return m, (N_v - 2 * _dot(N, N_v) * m) / square
+
+    m1, m1_v = normal(cross(e, u), cross(e_v, u) + cross(e, u_v))
+    m2, m2_v = normal(cross(w, e), cross(w_v, e) + cross(w, e_v))
+    length = _dot(e, e).sqrt()
+    length_v = _dot(e, e_v) / length
+    by_u, by_w = length_v * m1 + length * m1_v, length_v * m2 + length * m2_v
+    a, b = _dot(u, e), _dot(w, e)
+    by_e = (_dot(u_v, e) + _dot(u, e_v)) * m1 + (_dot(w_v, e) + _dot(w, e_v)) * m2
+    by_e = by_e + a * m1_v + b * m2_v - (a * m1 + b * m2) * (length_v / length)
+    by_e = -by_e / length
+    return torch.stack((-(by_e + by_u + by_w), by_e, by_u, by_w), dim=-2)
 
 
 def _bend(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..core.errors import ConvergenceError, StateError, message
-from .assembly import Factor, factorize
+from .assembly import Factor, Solve, factorize
 from .pattern import Blocks, Pattern
 from .terms import Term, assemble
 
@@ -100,6 +100,24 @@ class Potential:
             (moving if term.changing else fixed).extend(pairs)
         return Blocks(self.weight, fixed, moving, y)
 
+    def action(self, y: Tensor) -> Callable[[Tensor], Tensor]:
+        """v ↦ H v for v (B, N, 3), exact; blocks are made only of terms without `Term.product`."""
+        flat, kept = self._flat(y), {}
+
+        def act(v: Tensor) -> Tensor:
+            out = self.weight.unsqueeze(-1) * v
+            for number, term in enumerate(self.terms):
+                found = term.product(flat, v.reshape(-1, 3))
+                if found is None:
+                    if number not in kept:
+                        pairs = term.hessian(flat, project=False)
+                        kept[number] = pairs if isinstance(pairs, list) else [pairs]
+                    found = Blocks(torch.zeros_like(self.weight), kept[number], []).product(v)
+                out = out + found.view_as(v)
+            return out
+
+        return act
+
     def _flat(self, y: Tensor) -> Tensor:
         """Points of all scenes; the same tensor for the same y, by which elements know it again."""
         if self._last is None or self._last[0] is not y:
@@ -129,6 +147,7 @@ def newton(
     goal: Tensor,
     settings: NewtonSettings,
     info: NewtonInfo,
+    near: dict[int, Solve],
 ) -> Tensor:
     """Minimize Φ over the free points.
 
@@ -140,6 +159,7 @@ def newton(
         driven: points that are not free, (n,), and their `goal` [m], (B, n, 3).
         settings: tolerance and linear solver.
         info: filled in.
+        near: filled with the last direct factor of each scene.
 
     Returns:
         y (B, N, 3) with ‖r‖ <= tol + rounding for every scene; no graph.
@@ -176,6 +196,7 @@ def newton(
         blocks, factor, exact = _factor(
             where, potential, pattern, y, scenes, norm / first, exact or full, settings, info
         )
+        near.update(factor.parts)
         if rounding is None:
             # What rounding of positions does to forces; no solve can do better.
             diagonal = _diagonal(blocks, y)[:, free]

@@ -27,6 +27,7 @@ from ..core.state import Params
 from .adjoint import HessianSolver, StepResidual
 from .assembly import LINEAR
 from .elements import Element
+from .kept import KeptFactors
 from .model import FEMControl, FEMModel, FEMState
 from .newton import NewtonInfo, NewtonSettings, newton
 from .pattern import Pattern
@@ -51,10 +52,13 @@ class FEMConfig:
     max_iterations: int = 100
     """Newton directions per solve."""
     linear: Literal["sparse", "dense", "cg"] = "sparse"
-    """sparse: LU on the CPU; dense: Cholesky, batched, good on GPUs and below 300 unknowns; cg: no
-    matrix, 3×3 block preconditioner, CPU and GPU."""
+    """sparse: banded Cholesky on the CPU, sparse LU where bands are too wide; dense: Cholesky, batched,
+    good on GPUs and below 300 unknowns; cg: no matrix, 3×3 block preconditioner, CPU and GPU."""
     lags: int = 1
     """Solves per step; each takes the friction's normal forces from the one before."""
+    kept_factors: float = 256.0
+    """Memory for sparse factors of the last steps, with which the adjoint makes none of its own [MB]; 0:
+    it makes them. Gradients are the same to rounding."""
 
 
 class SolverFEM:
@@ -79,6 +83,9 @@ class SolverFEM:
             raise InputError(
                 message("SolverFEM", "dt > 0 s, tol > 0 N, lags >= 1", got, "Correct it")
             )
+        if not config.kept_factors >= 0:
+            got = f"kept_factors={config.kept_factors}"
+            raise InputError(message("SolverFEM", "kept_factors >= 0 MB", got, "Correct it"))
         if config.scheme not in SCHEMES or config.linear not in LINEAR:
             got = f"scheme={config.scheme!r}, linear={config.linear!r}"
             expected = f"scheme out of {SCHEMES}, linear out of {LINEAR}"
@@ -86,6 +93,7 @@ class SolverFEM:
         if config.scheme == "midpoint" and model.contacts:
             fix = "Use euler or bdf2: the end of a midpoint step is extrapolated and may penetrate"
             raise InputError(message("SolverFEM", "no contact with midpoint", "contacts", fix))
+        self._kept = KeptFactors(1e6 * config.kept_factors)
         self.newton = NewtonInfo()
         """What the last step's Newton iteration did."""
         self.adjoint = SolveInfo()
@@ -194,12 +202,12 @@ class SolverFEM:
         model, config = self.model, self.config
         points, free = model.driven[0].to(guess.device), model.free.to(guess.device)
         settings = NewtonSettings(config.tol, config.max_iterations, config.linear)
-        residual = StepResidual(model, self.pattern, theta, span, config.linear)
+        residual = StepResidual(model, self.pattern, theta, span, config.linear, self._kept)
 
         def solve(_, x0, frozen):
             potential = residual.potential(frozen)
             start = guess.detach()
-            goal = frozen["driven"]
+            goal, near = frozen["driven"], {}
             y = newton(
                 "SolverFEM.step",
                 potential,
@@ -209,8 +217,9 @@ class SolverFEM:
                 goal,
                 settings,
                 self.newton,
+                near,
             )
-            return Solution(residual.solved(potential, y), iterations=self.newton.iterations)
+            return Solution(residual.solved(potential, y, near), iterations=self.newton.iterations)
 
         if not len(free):
             return residual.join(guess[:, free], theta["driven"])

@@ -62,6 +62,13 @@ class Term:
         """
         raise NotImplementedError
 
+    def product(self, x: Tensor, v: Tensor) -> Tensor | None:
+        """∂²E/∂x² v (M, 3) for v (M, 3), exact, without its blocks; None: there is no such way.
+
+        Several v are asked for at one x, without graph.
+        """
+        return None
+
     def known(self, x: Tensor) -> Any:
         """What has been found at x and may serve the same term made anew, as `StepInput.known`.
 
