@@ -115,7 +115,7 @@ def flow_picture(
     size = shown.size
     shown = shown.resize((more * size[0], more * size[1]), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(shown)
-    width = max(1, round(more * size[0] / 250))
+    width = max(2, round(more * size[0] / 250))
     for (u, v), (du, dv) in zip(more * (start + 0.5), more * gain * way, strict=True):
         pen.ellipse((u - 1.5 * width, v - 1.5 * width, u + 1.5 * width, v + 1.5 * width), color)
         pen.line((u, v, u + du, v + dv), color, width)

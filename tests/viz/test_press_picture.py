@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rheograd.viz import plot_press
+from rheograd.viz import Inset, Scene, flow_picture, plot_press, render_frame
 
 
 def test_panels(tmp_path):
@@ -37,3 +37,20 @@ def test_wrong_input(tmp_path):
         plot_press(tmp_path / "a.png", image=image, markers=[[1.0, 1.0]])
     with pytest.raises(ValueError, match="markers and flow"):
         plot_press(tmp_path / "a.png", image=image, markers=[[1.0, 1.0]], flow=[[1.0]])
+
+
+def test_flow_over_a_photograph():
+    """Dots where markers are, arrows where they go, nothing elsewhere."""
+    image = np.zeros((40, 60, 3))
+    start, flow = np.array([[10.0, 20.0], [40.0, 10.0]]), np.array([[8.0, 0.0], [0.0, 0.0]])
+    shown = flow_picture(image, start, flow, gain=2.0)
+    assert shown.shape == (40, 60, 3) and shown.dtype == np.uint8
+    lit = shown.max(-1) > 100
+    assert lit[20, 10:25].all() and lit[10, 40] and not lit[30:].any() and not lit[:, 50:].any()
+    with pytest.raises(ValueError, match="Choose one scene"):
+        flow_picture(image, start, flow[:1])
+
+
+def test_insets_refuse_what_is_no_picture():
+    with pytest.raises(ValueError, match="channels last"):
+        render_frame(Scene(insets=[Inset(np.zeros((3, 4)))]), size=(80, 60), antialias=False)
