@@ -106,7 +106,8 @@ def identify(
     Args:
         probe: sensor and motions.
         seen: what was measured; NaN where nothing was.
-        guess: parameters to find, and where to begin: "E", "nu", "stiffness", "friction", "rho", "eta".
+        guess: parameters to find, and where to begin: "E", "nu", "stiffness", "friction", "rho", "eta",
+            "gap".
         known: others that differ from what the probe was built with.
         method: "gauss-newton", trust region, differences of residuals along the batch axis; "lbfgs",
             gradients through the rollouts; "cma" (library `cma`); "bayes", a baseline.

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ...sim.core import rotations
 from ...sim.core.colliders import Collider
 from ...sim.core.errors import InputError, message
 from ...sim.core.shapes import Plane
@@ -71,6 +72,8 @@ class Probe:
         frame: axes of the twists.
         render: points in the frame of the sensor (B, N, 3) to pictures (B, H, W, 3); None: none.
         pictured: motions at whose end there is a picture.
+        gap: free way between sensor and obstacle at the start [m]; with it "gap" is a parameter, too:
+            where the mount begins along the axis of the sensor.
 
     Raises:
         InputError: wrong shape of the motions, motions that do not exist.
@@ -86,6 +89,7 @@ class Probe:
         frame: Literal["world", "sensor"] = "world",
         render: Callable[[Tensor], Tensor] | None = None,
         pictured: Sequence[int] = (0,),
+        gap: float | None = None,
     ) -> None:
         if twists.ndim != 3 or twists.shape[-1] != 6 or not twists.numel():
             expected = "twists of shape (M, T, 6) [m/s, rad/s]"
@@ -112,13 +116,15 @@ class Probe:
             if key in defaults[part] and defaults[part][key] is not None
         }
         """Parameters of the sensor as it was built, SI."""
+        if gap is not None:
+            self.places["gap"], self.defaults["gap"] = [], gap
 
     def simulate(self, values: Mapping[str, Any]) -> Seen:
         """What S candidates show.
 
         Args:
             values: parameters by name, numbers or (S,): "E" [Pa], "nu" [-], "stiffness" of contact
-                [Pa], "friction" coefficient of all obstacles [-], "rho" [kg/m³], "eta" [Pa s].
+                [Pa], "friction" coefficient of all obstacles [-], "rho" [kg/m³], "eta" [Pa s], "gap" [m].
 
         Returns:
             Fields with a leading axis S.
@@ -146,7 +152,7 @@ class Probe:
                 column = each.unsqueeze(1) if part == self.sensor.name else each
                 params.setdefault(part, {})[key] = column
         sensor = self.sensor
-        state = sensor.start(S * M)
+        state = sensor.start(S * M, pose=self._start(rows.get("gap"), S))
         prepared: Any = sensor.solver.prepare(params, state)
         twists = self.twists.to(state.x).repeat(S, 1, 1)
         pixels, forces = [], []
@@ -161,6 +167,16 @@ class Probe:
             pictures = self.render(shown.flatten(0, 1)).unflatten(0, (S, -1))
         uv, force = (torch.stack(v, 1).unflatten(0, (S, M)) for v in (pixels, forces))
         return Seen(uv, force, pictures)
+
+    def _start(self, gap: Tensor | None, S: int) -> Tensor | None:
+        """Where mounts of S candidates begin, (S M, 7)."""
+        if gap is None:
+            return None
+        mount = self.sensor.start().pose[:, 0].expand(S, 7)
+        axis = rotations.rotate(mount[:, 3:], mount.new_tensor([0.0, 0.0, 1.0]).expand(S, 3))
+        back = (gap.expand(S) - self.defaults["gap"]).unsqueeze(1) * axis
+        pose = torch.cat((mount[:, :3] - back, mount[:, 3:]), dim=1)
+        return pose.repeat_interleave(len(self.twists), dim=0)
 
     @torch.no_grad()
     def observe(self, values: Mapping[str, float]) -> Seen:
@@ -237,4 +253,4 @@ def dome_probe(
     if motions is not None:
         twists = twists[list(motions)]
     dots = fibonacci_markers(mesh.X, mesh.triangles, markers)
-    return Probe(sensor, twists, camera or dome_camera(), dots, render=render)
+    return Probe(sensor, twists, camera or dome_camera(), dots, render=render, gap=d_hat)

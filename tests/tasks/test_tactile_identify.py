@@ -59,17 +59,17 @@ def test_candidates_of_a_batch_are_independent():
         assert relative_error(found.force[s], alone.force) < 1e-6
 
 
-@pytest.mark.parametrize("wrt", list(TRUTH))
+@pytest.mark.parametrize("wrt", [*TRUTH, "gap"])
 def test_residuals_have_exact_gradients(wrt):
     """Markers and forces of all steps, in every parameter."""
     probe = nano(tol=1e-11)
-    residuals = Residuals(probe, probe.observe(TRUTH), GUESS)
+    residuals = Residuals(probe, probe.observe(TRUTH), GUESS | {"gap": 2.1e-4})
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(residuals.count, generator=generator, dtype=torch.float64)
     place = torch.tensor([residuals.names.index(wrt)])
 
     def f(p):
-        u = torch.zeros(4, dtype=torch.float64).index_add(0, place, p[wrt])
+        u = torch.zeros(5, dtype=torch.float64).index_add(0, place, p[wrt])
         return (weight * residuals(u[None])[0]).mean()
 
     point, way = {wrt: torch.zeros(1).double()}, {wrt: torch.ones(1).double()}
@@ -187,6 +187,17 @@ def test_without_forces_and_inertia_only_a_ratio_is_told():
     assert markers.weakest["E"] == pytest.approx(markers.weakest["stiffness"], rel=1e-2)
     both = identifiability(probe, values)
     assert both.deviation["E"] < 0.05 and "E" in both.told(0.1)
+
+
+def test_the_height_at_the_start_can_be_found():
+    """20 µm more than assumed: unknown, it is found with the rest; taken for known, E pays for it."""
+    truth = {"E": 1.2e5, "gap": 2.2e-4}
+    data = nano().observe(truth)
+    found = identify(nano(), data, {"E": 1.6e5, "gap": 1.8e-4}, budget=40, tol=1e-2)
+    assert max(abs(v) for v in found.errors(truth).values()) < 1e-3, found.errors(truth)
+    assert found.certainty is not None and found.certainty.deviation["gap"] < 0.05
+    wrong = identify(nano(), data, {"E": 1.6e5}, budget=40, tol=1e-2)
+    assert abs(wrong.errors({"E": 1.2e5})["E"]) > 0.02 and wrong.loss > 10 * found.loss
 
 
 def test_sampling_counts_what_it_simulates():
