@@ -92,8 +92,13 @@ class MultiONet(nn.Module):
             rows.append(x.new_zeros(count - 1 - self.dim, *x.shape))
         z, kept = torch.cat(rows), []
         for layer in self.trunk:
-            z = z @ layer.weight.mT
-            z = torch.cat([z[:1] + layer.bias, z[1:]])
+            if order == 0:
+                z = layer(z)
+            else:  # derivatives know no bias
+                bias = torch.cat(
+                    [layer.bias[None], layer.bias.new_zeros(count - 1, len(layer.bias))]
+                )
+                z = z @ layer.weight.mT + bias.view(count, *(1,) * (x.ndim - 1), -1)
             z = activate(self.names[0], z, self.dim, order)
             kept.append(z)
         return torch.cat(kept[-self.layers :], -1)

@@ -177,10 +177,10 @@ def test_stokes_reference():
     assert float(v[0, 1].abs().max()) < 1e-4
     expected = 8 * problem.viscosity * (2 - x)[:, None].expand(-1, 16)
     assert torch.allclose(p[0], expected, atol=1e-3)
-    fields = {n: StokesReference(problem, n).solve(parabola)[0][0] for n in (10, 30)}
-    off = (fields[30][:, 1::3, 1::3] - fields[10]).square().mean().sqrt()
-    assert float(off / fields[10].square().mean().sqrt()) < 0.08
-    through = fields[30][0].mean(1)
+    fields = {n: StokesReference(problem, n).solve(parabola)[0][0] for n in (12, 36)}
+    off = (fields[36][:, 1::3, 1::3] - fields[12]).square().mean().sqrt()
+    assert float(off / fields[12].square().mean().sqrt()) < 0.03
+    through = fields[36][0].mean(1)
     assert float((through / through[0] - 1).abs().max()) < 0.02
 
 
