@@ -25,8 +25,10 @@ from rheograd.operators.stagger import (
     SpaceSplit,
     StaggerSolver,
     TimeSplit,
+    load_solver,
     save_solver,
     train_physics,
+    warm_start,
 )
 from rheograd.operators.t1.unet import UNet
 from rheograd.sim.core.errors import RheogradError
@@ -91,13 +93,17 @@ def pool(task: Cylinder, starts: torch.Tensor, size: int, seed: int) -> EnvPool:
     return EnvPool(sample, size, seed=seed, lifetime=24, limit=20.0, evolve=evolve)
 
 
-def train(name: str, out: Path, seconds: float, seed: int) -> None:
-    """Train the network of the task; write weights and their story."""
+def train(name: str, out: Path, seconds: float, seed: int, start: str | None = None) -> None:
+    """Train the network of the task, from the start or from weights; write weights and their story."""
     task = Cylinder()
     clock = time.process_time()
     frames, _ = trajectories(task, 4, 30, seed)
     made = time.process_time() - clock
-    solver = network(seed)
+    solver, before = network(seed), {}
+    if start is not None:
+        warm_start(solver, load_solver(start))
+        before = json.loads(Path(start).with_suffix(".json").read_text("utf-8"))["training"]
+        before = {"cpu_seconds_before": before["cpu_seconds"] + before.get("cpu_seconds_before", 0)}
     recipe = PhysicsTraining(10**6, seconds, lr=2e-3, log=True, seed=seed)
     environments = pool(task, frames[:, ::2].flatten(0, 1), 48, seed)
     record = train_physics(solver, MacStreamPressure(task.flow), environments, recipe)
@@ -112,7 +118,8 @@ def train(name: str, out: Path, seconds: float, seed: int) -> None:
         "backbone": BACKBONE,
         "parameters": sum(p.numel() for p in solver.parameters()),
         "training": {k: float(f"{v:.4g}") for k, v in record.items()}
-        | {"first_loss": float(f"{first:.4g}"), "cpu_seconds_of_starts": float(f"{made:.3g}")},
+        | {"first_loss": float(f"{first:.4g}"), "cpu_seconds_of_starts": float(f"{made:.3g}")}
+        | before,
     }
     (out / f"{name}.json").write_text(
         json.dumps(story, indent=1, ensure_ascii=False) + "\n", "utf-8"
@@ -207,6 +214,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--train", help="name of the weights to make")
     arguments.add_argument("--out", type=Path, default=Path("assets/stagger"))
+    arguments.add_argument("--start", help="file of weights from which training goes on")
     arguments.add_argument("--weights", default=CylinderConfig.weights, help="name or file")
     arguments.add_argument("--seconds", type=float, default=120.0, help="CPU seconds of training")
     arguments.add_argument("--seed", type=int, default=0)
@@ -219,7 +227,7 @@ def main() -> None:
     torch.set_num_threads(1)
     given.updates = {"network": given.network_updates, "mac": given.mac_updates}
     if given.train:
-        train(given.train, given.out, given.seconds, given.seed)
+        train(given.train, given.out, given.seconds, given.seed, given.start)
         return
     results = Results("stagger_cylinder", given)
     done = set()

@@ -3,7 +3,8 @@
 Solvers of `repro_neuralstagger.py --keep FOLDER`, on grids they were not trained on: with the split they
 were trained with, and (one set of weights that is not told its shift) with a split that leaves every
 sub-solver the cells it knows, s = 2 n/64. Truth is an explicit solver of fourth order with small steps.
-Then levels: one sub-solver, four of sixteen, all, with their errors and CPU time.
+Then levels: one sub-solver, four of sixteen, all, with their errors and CPU time. "missing": the error of
+a step by a solver that sees one sub-field, interpolated by its Fourier series, and nothing else.
 
     python benchmarks/stagger_transfer.py --keep runs/stagger
 """
@@ -18,7 +19,13 @@ from pathlib import Path
 import torch
 from repro_neuralstagger import DT, ROWS, Problem, build, cpu_ms, relative
 from results import Results, parser
-from rheograd.operators.stagger import StaggerSolver, load_solver, warm_start
+from rheograd.operators.stagger import (
+    SpaceSplit,
+    StaggerSolver,
+    corrected_rollout,
+    load_solver,
+    warm_start,
+)
 from rheograd.sim.core.errors import RheogradError
 from rheograd.sim.grid.pdes import Grid
 
@@ -51,6 +58,30 @@ def truth_of(problem: Problem, count: int, steps: int) -> torch.Tensor:
     return torch.stack(frames, 1)
 
 
+@torch.no_grad()
+def measure_missing(results: Results, s: int, frames: torch.Tensor, problem: Problem) -> None:
+    """‖error of a step‖ over the size of the field and of the step, from sub-fields alone."""
+    n, pde, row = frames.shape[-1], problem.pde, {}
+    m = torch.arange(1 - n // s // 2, n // s // 2)
+    for k in (0, 10, 39):
+        before, after = frames[:, k], frames[:, k + 1]
+        made = torch.zeros_like(after)
+        for i, j in SpaceSplit(s).offsets:
+            hat = torch.fft.fft2(before[..., i::s, j::s]) * s**2
+            full = torch.zeros(*before.shape, dtype=hat.dtype)
+            at, here = m % n, m % (n // s)
+            full[..., at[:, None], at[None]] = hat[..., here[:, None], here[None]]
+            u = torch.fft.ifft2(full).real  # its first cell is (i, j)
+            state = pde.initial_state(u - u.mean((-2, -1), keepdim=True))
+            forcing = problem.forcing.roll((-i, -j), (-2, -1))
+            change = pde.step(state, None, {"forcing": forcing}).u - state.u
+            made[..., i::s, j::s] = before[..., i::s, j::s] + change[..., ::s, ::s]
+        row[f"of field t={k * DT:g}"] = relative(made, after)
+        off = (made - after).flatten(1).norm(dim=1) / (after - before).flatten(1).norm(dim=1)
+        row[f"of step t={k * DT:g}"] = float(off.mean())
+    results.add(measure=f"missing s={s}", s=s, **row)
+
+
 def row_of(solver: StaggerSolver, problem: Problem, truth: torch.Tensor, level=None) -> dict:
     """Errors and CPU time of a rollout."""
     W, r = solver.tsplit.window, 1 if level is None else level
@@ -69,6 +100,23 @@ def row_of(solver: StaggerSolver, problem: Problem, truth: torch.Tensor, level=N
     except RheogradError as error:
         row["failed"] = str(error).split(". ")[0]
     return row
+
+
+@torch.no_grad()
+def measure_corrected(results: Results, name: str, solver: StaggerSolver, problem, done) -> None:
+    """Sweeps of the implicit scheme behind the network; truth is that scheme, from starts of training."""
+    if solver.tsplit.mode != "multi" or f"{name} corrected 2" in done:
+        return
+    u = problem.field.sample(8, torch.Generator().manual_seed(1234))
+    truth = problem.reference(u, 40, problem.forcing)
+    for sweeps in (0, 1, 2):
+        found = corrected_rollout(solver, problem.pde, u, 40, problem.forcing, sweeps)
+        row = {f"error t={t:g}": relative(found.frames[:, round(t / DT) - 1], truth[:, round(t / DT)])
+               for t in TIMES}  # fmt: skip
+        one = solver, problem.pde, u[:1], 4 * solver.tsplit.s_T, problem.forcing, sweeps
+        row["ms per fine step"] = cpu_ms(corrected_rollout, *one, repeats=3) / one[3]
+        row["change t=4"] = float(found.change[:, -1].mean())
+        results.add(measure=f"{name} corrected {sweeps}", sweeps=sweeps, **row)
 
 
 def measure(results: Results, name: str, solver: StaggerSolver, truths, done: set[str]) -> None:
@@ -105,12 +153,20 @@ def main() -> None:
     for n in grids:
         problem = Problem(n)
         truths[n] = problem, truth_of(problem, count, steps)
+    if not given.quick and not given.only and "missing s=4" not in done:
+        problem = Problem(64)
+        u = problem.field.sample(8, torch.Generator().manual_seed(1234))
+        frames = problem.reference(u, 40, problem.forcing)
+        for s in (2, 4):
+            measure_missing(results, s, frames, problem)
     for name in given.only or ROWS:
         file = given.keep / f"{name.replace(' ', '-')}.safetensors"
         if not file.is_file():
             continue
         solver = load_solver(file)
         measure(results, name, solver, truths, done)
+        if 64 in truths:
+            measure_corrected(results, name, solver, Problem(64), done)
         if solver.coupling != "none" or 64 not in truths:
             continue
         s = solver.split.s[0]

@@ -72,7 +72,7 @@ class CylinderConfig:
     solver: str = "mac"
     """What steps: "mac", or "network"."""
     weights: str = "cylinder-64x32"
-    """Name or file of the network (`operators.stagger.load_solver`), of this scene."""
+    """Name or file of the network (`operators.stagger.load_solver`), of this scene; none ships."""
     cells: tuple[int, int] = (64, 32)
     """Of the channel; 6.4 cells across the cylinder."""
     height: float = 2.0
@@ -170,11 +170,16 @@ class Cylinder(Task[WakeState]):
         self._context, self._turn = self._scenes()
         inner: MacFlowSolver | StaggerSolver = self.mac
         if c.solver == "network":
-            inner = load_solver(c.weights)
+            fix = "Train one with benchmarks/stagger_cylinder.py --train"
+            try:
+                inner = load_solver(c.weights)
+            except FileNotFoundError as error:
+                expected = "weights: a file, or a name that ships"
+                text = message(type(self).__name__, expected, repr(c.weights), fix)
+                raise InputError(text) from error
             if inner.channels != 2 or inner.context != 3 or not math.isclose(inner.dt, c.dt):
                 expected = f"a network of stream function and pressure with dt = {c.dt:g} s"
                 got = f"{inner.channels} channels, {inner.context} of context, dt = {inner.dt:g} s"
-                fix = "Train one with benchmarks/stagger_cylinder.py --train"
                 raise InputError(message(type(self).__name__, expected, got, fix))
         self.solver = Flow(self, inner)
 

@@ -102,6 +102,8 @@ def test_a_network_stands_in_for_the_solver(tmp_path):
     with pytest.raises(InputError, match="stagger_cylinder.py --train"):
         _, other = network(tmp_path / "other.safetensors", dt=0.1)
         task_by_name("grid/cylinder-nano", solver="network", weights=other)
+    with pytest.raises(InputError, match="a name that ships; got 'none'. Train one"):
+        task_by_name("grid/cylinder-nano", solver="network", weights="none")
     with pytest.raises(InputError, match="solver out of"):
         task_by_name("grid/cylinder-nano", solver="gas")
 
