@@ -25,7 +25,7 @@ from scipy.linalg.lapack import dpbtrf as pbtrf
 from scipy.linalg.lapack import dpbtrs as pbtrs
 from torch import Tensor
 
-from ..core.krylov import cg
+from .krylov import BlockMatrix
 from .pattern import Blocks, Order, Pattern
 
 __all__ = ["Blocks", "CGFactor", "DenseFactor", "Factor", "Pattern", "SparseFactor", "factorize"]
@@ -178,37 +178,25 @@ class DenseFactor(Factor):
 
 
 class CGFactor(Factor):
-    """Conjugate gradients with the 3×3 diagonal blocks as preconditioner; CPU and CUDA.
+    """Conjugate gradients in Warp with the inverse 3×3 blocks of the diagonal; CPU and CUDA.
 
     `positive` is not known before the solve: the caller gives blocks that are.
     """
 
-    def __init__(self, blocks: Blocks, free: Tensor, tol: float, max_iterations: int):
-        self.blocks, self.tol, self.max_iterations = blocks, tol, max_iterations
-        self.free = free.to(blocks.diagonal.device)
-        diagonal = torch.diag_embed(blocks.diagonal.reshape(-1, 1).expand(-1, 3)).clone()
-        for stencil, local in (*blocks.fixed, *blocks.moving):
-            k = stencil.shape[1]
-            own = local.reshape(-1, k, 3, k, 3).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-            diagonal.index_add_(0, stencil.reshape(-1), own.reshape(-1, 3, 3))
-        chosen = diagonal.unflatten(0, blocks.diagonal.shape)[:, self.free]
-        self.inverse = torch.linalg.inv(chosen)
-        self.positive = torch.ones(len(chosen), dtype=torch.bool, device=chosen.device)
+    def __init__(self, blocks: Blocks, pattern: Pattern, tol: float, max_iterations: int):
+        self.matrix, self.tol, self.max_iterations = (
+            BlockMatrix(blocks, pattern),
+            tol,
+            max_iterations,
+        )
+        self.positive = torch.ones_like(blocks.diagonal[:, 0], dtype=torch.bool)
         self.iterations, self.parts = 0, {}
 
-    def product(self, v: Tensor) -> Tensor:
-        full = v.new_zeros(*self.blocks.diagonal.shape, 3)
-        full[:, self.free] = v.unflatten(1, (-1, 3))
-        return self.blocks.product(full)[:, self.free].flatten(1)
-
-    def _precondition(self, v: Tensor) -> Tensor:
-        return (self.inverse @ v.unflatten(1, (-1, 3)).unsqueeze(-1)).flatten(1)
+    def product(self, v):
+        return self.matrix.product(v)
 
     def solve(self, b):
-        x, iterations = cg(
-            self.product, b, torch.zeros_like(b), self.tol, self.max_iterations, self._precondition
-        )
-        self.iterations = int(iterations.max())
+        x, self.iterations = self.matrix.solve(b, self.tol, self.max_iterations)
         return x
 
 
@@ -229,7 +217,7 @@ def factorize(
     wanted = range(len(blocks.diagonal)) if scenes is None else scenes
     if linear == "cg":
         limit = 10 * pattern.count if max_iterations is None else max_iterations
-        return CGFactor(blocks, pattern.free, tol, limit)
+        return CGFactor(blocks, pattern, tol, limit)
     if linear == "dense":
         return DenseFactor(blocks, pattern, wanted)
     return SparseFactor(blocks, pattern, wanted, definite)

@@ -53,7 +53,7 @@ class FEMConfig:
     """Newton directions per solve."""
     linear: Literal["sparse", "dense", "cg"] = "sparse"
     """sparse: banded Cholesky on the CPU, sparse LU where bands are too wide; dense: Cholesky, batched,
-    good on GPUs and below 300 unknowns; cg: no matrix, 3×3 block preconditioner, CPU and GPU."""
+    good on GPUs and below 300 unknowns; cg: conjugate gradients in Warp, 3×3 blocks, CPU and GPU."""
     lags: int = 1
     """Solves per step; each takes the friction's normal forces from the one before."""
     kept_factors: float = 256.0

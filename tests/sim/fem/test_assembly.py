@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from rheograd.sim.fem import assembly
+from rheograd.sim.core.errors import ConvergenceError
+from rheograd.sim.fem import assembly, krylov
 from rheograd.sim.fem.assembly import factorize
 from rheograd.sim.fem.meshes import rectangle
 from rheograd.sim.fem.pattern import Blocks, Pattern
@@ -100,3 +101,64 @@ def test_the_narrowest_order_is_taken(generator):
     assert order.width < 0.3 * 3 * n
     places = order.scalars()
     assert np.abs(places[extra.row] - places[extra.col]).max() < order.width
+
+
+def on(device, blocks):
+    """The same blocks on a device."""
+    pairs = [
+        [(stencil.to(device), local.to(device)) for stencil, local in part]
+        for part in (blocks.fixed, blocks.moving)
+    ]
+    return Blocks(blocks.diagonal.to(device), *pairs, blocks.x)
+
+
+def check_cg(device, generator):
+    """Products and solves in Warp against the full matrix; scenes of very different right-hand sides."""
+    pattern, blocks = scene(generator)
+    A = full(blocks, pattern)
+    b = torch.randn(SCENES, pattern.count, dtype=torch.float64, generator=generator)
+    b[1] *= 1e-7
+    factor = factorize(on(device, blocks), pattern, "cg", 1e-12)
+    y, x = factor.product(b.to(device)).cpu(), factor.solve(b.to(device)).cpu()
+    assert torch.allclose(y, (A @ b[..., None])[..., 0], rtol=1e-13, atol=0)
+    error = (x - torch.linalg.solve(A, b)).norm(dim=1) / torch.linalg.solve(A, b).norm(dim=1)
+    assert float(error.max()) < 1e-9
+    assert 0 < factor.iterations < 200
+    return factor, b, x
+
+
+def test_cg_in_warp_agrees_with_the_direct_solve(generator, monkeypatch):
+    factor, b, x = check_cg("cpu", generator)
+    assert torch.equal(factor.solve(b), x)
+    assert torch.equal(factor.solve(torch.zeros_like(b)), torch.zeros_like(b))
+    linear, seen = krylov._module("optim.linear"), []
+    solve = linear.cg
+
+    def listen(A, b, x, **options):
+        seen.extend((b.ptr, x.ptr))
+        return solve(A, b, x, **options)
+
+    monkeypatch.setattr(linear, "cg", listen)
+    found = factor.solve(b)
+    assert seen == [b.data_ptr(), found.data_ptr()]  # nothing is copied
+
+
+@pytest.mark.gpu
+def test_cg_in_warp_on_cuda(generator):
+    check_cg("cuda", generator)
+
+
+def test_cg_says_when_it_has_not_converged(generator):
+    pattern, blocks = scene(generator)
+    b = torch.randn(SCENES, pattern.count, dtype=torch.float64, generator=generator)
+    with pytest.raises(ConvergenceError, match='1 of 2 scenes.*linear="sparse"') as error:
+        early = factorize(blocks, pattern, "cg", 1e-12, max_iterations=10)
+        early.solve(b * torch.tensor([[1.0], [0.0]]))
+    assert error.value.iterations == 10 and error.value.residual > 1e-11
+    # What it gives is right, of an indefinite matrix too: the residual is measured anew.
+    blocks.diagonal[1] -= 50.0
+    x = factorize(blocks, pattern, "cg", 1e-12).solve(b)
+    assert torch.allclose((full(blocks, pattern) @ x[..., None])[..., 0], b, atol=1e-9)
+    blocks.diagonal[1] = torch.nan
+    with pytest.raises(ConvergenceError, match="inf ‖b‖ in 1 of 2 scenes"):
+        factorize(blocks, pattern, "cg", 1e-12, max_iterations=100).solve(b)
