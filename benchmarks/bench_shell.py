@@ -2,8 +2,9 @@
 
 cost: paper of 4 mm cells, held at one edge, that a ball or a soft fingertip presses down, from 500 to
 20,000 free unknowns: CPU time per Newton direction and per step, what part of it goes into Hessians of
-elements, the linear solve, contact and the line search, backward over forward; `exponent` is the slope
-over the sizes in log-log.
+elements, the linear solve, contact and the line search; backward over forward, and what part of backward
+goes into terms, the adjoint solve (with its iterations by a kept factor, 0: by a factor of its own) and
+derivatives in parameters; `exponent` is the slope over the sizes in log-log.
 linear: the matrices of those scenes, factorized and solved by the solver's own choice, by SciPy's sparse
 LU (both of its orders), and by conjugate gradients.
 folding: the task shell/folding-l from its first actions: residual of every step, directions, time of the
@@ -133,6 +134,20 @@ class Clock:
         finally:
             StepResidual.potential, newton_module.factorize = potential, factor
 
+    @contextmanager
+    def reversing(self):
+        """Take the time of the parts of all adjoints while it is open."""
+        parts = {"bind": "terms", "solve": "solve", "vjp_params": "params"}
+        before = {name: getattr(StepResidual, name) for name in parts}
+        self.spent |= dict.fromkeys(parts.values(), 0.0)
+        for name, part in parts.items():
+            setattr(StepResidual, name, self.timed(part, before[name]))
+        try:
+            yield self
+        finally:
+            for name, function in before.items():
+                setattr(StepResidual, name, function)
+
 
 def cost(name: str, m: int, steps: int) -> tuple[dict[str, Any], Any, SolverFEM]:
     """Costs of `steps` steps after two that touch down, the last blocks, and the solver."""
@@ -156,15 +171,25 @@ def cost(name: str, m: int, steps: int) -> tuple[dict[str, Any], Any, SolverFEM]
             directions.append(solver.newton.iterations)
             residuals.append(solver.newton.residual)
         forward = now() - start
-    start = now()
-    end.x.square().sum().backward()
-    backward = now() - start
+    back, iterations, record = Clock(), [], solver.adjoint.record
+
+    def listen(result: Any) -> None:
+        iterations.append(int(result.iterations.max()))
+        record(result)
+
+    solver.adjoint.record = listen
+    with back.reversing():
+        start = now()
+        end.x.square().sum().backward()
+        backward = now() - start
     total = sum(directions)
     row = {
         "unknowns": 3 * len(model.free), "ms_per_direction": 1e3 * forward / total,
         "ms_per_step": 1e3 * forward / steps, "directions_per_step": total / steps,
         **{f"share_{k}": v / forward for k, v in clock.spent.items()},
         "backward_over_forward": backward / forward, "largest_residual_N": max(residuals),
+        **{f"backward_{k}": back.spent[k] / backward for k in ("terms", "solve", "params")},
+        "adjoint_iterations": iterations,
     }  # fmt: skip
     return row, clock.blocks, solver
 
@@ -179,10 +204,14 @@ def linear(blocks: Any, solver: SolverFEM, limit: int) -> list[dict[str, Any]]:
     def measured(name: str, prepare: Any) -> dict[str, Any]:
         start = now()
         factor = prepare()
-        middle = now()
-        x = factor.solve(b if name in ("own", "cg") else b[0].numpy())
+        middle, rest = now(), None
+        try:
+            x = factor.solve(b if name in ("own", "cg") else b[0].numpy())
+        except ConvergenceError as error:
+            rest, factor.iterations = error.residual, error.iterations
         end = now()
-        rest = (b - own.product(torch.as_tensor(x).reshape(1, -1))).norm() / b.norm()
+        if rest is None:
+            rest = (b - own.product(torch.as_tensor(x).reshape(1, -1))).norm() / b.norm()
         row = {
             "solver": name, "unknowns": pattern.count, "ms_prepare": 1e3 * (middle - start),
             "ms_solve": 1e3 * (end - middle), "ms": 1e3 * (end - start), "residual": float(rest),
