@@ -86,6 +86,7 @@ class LagrangianPINN(_Circle):
         drift = self.problem.c if self.config.drift is None else self.config.drift
         return X + t * (drift + delta), self.problem.start(X) + t * w
 
+    @torch.enable_grad()
     def residuals(self, X: Tensor, t: Tensor) -> dict[str, Tensor]:
         """x_t − a(u) and u_t − ν u_xx at points (N,), both zero for the solution.
 
@@ -128,6 +129,7 @@ class EulerianPINN(_Circle):
         """u at position x and time t, shape of x."""
         return self.problem.start(x) + t * self.values(x, t)[..., 0]
 
+    @torch.enable_grad()
     def residuals(self, x: Tensor, t: Tensor) -> dict[str, Tensor]:
         """u_t + a(u) u_x − ν u_xx at points (N,)."""
         x, t = (v.detach().requires_grad_() for v in (x, t))
@@ -143,8 +145,8 @@ class EulerianPINN(_Circle):
 
 def _d(value: Tensor, x: Tensor) -> Tensor:
     """∂value_i/∂x_i."""
-    return torch.autograd.grad(value.sum(), x, create_graph=True)[0]
+    return torch.autograd.grad(value.sum(), x, create_graph=True, materialize_grads=True)[0]
 
 
 def _slopes(value: Tensor, X: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.autograd.grad(value.sum(), (X, t), create_graph=True)
+    return torch.autograd.grad(value.sum(), (X, t), create_graph=True, materialize_grads=True)

@@ -20,6 +20,7 @@ from rheograd.operators.cgs import (
     train,
     value_graph,
 )
+from rheograd.operators.layers.mlp import MLP
 from rheograd.sim.core.errors import ConvergenceError, InputError
 from rheograd.sim.core.gradients import taylor_test
 from rheograd.sim.core.implicit import SolveInfo
@@ -66,6 +67,9 @@ def test_certificate_iterations_and_the_exact_solution(form):
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_gradients(form):
     model, g = make(tol=1e-12, **form).double(), collate(pores(1)).to(F64)
+    for part in model.modules():
+        if isinstance(part, MLP):
+            part.activation = torch.tanh  # without kinks
     weights = {k: v.detach() for k, v in model.named_parameters()}
 
     def f(w):
@@ -137,10 +141,11 @@ def test_values_satisfy_bellman_and_their_policy_is_optimal():
 
 @pytest.mark.parametrize("kind", [ConvergentGraphSolver, ImplicitGraphNetwork, GraphNetwork])
 def test_learns_pressures(kind):
-    model = make(kind)
-    losses = train(model, lambda g: pore_network(g, (15, 25)), updates=60, batch=4, lr=5e-3)
-    assert sum(losses[-5:]) < 0.35 * sum(losses[:5])
-    assert relative_error(model, pores(4)) < 0.4
+    model, some = make(kind, heads=8, hidden_channels=24), pores(4)
+    before = relative_error(model, some)
+    losses = train(model, lambda g: pore_network(g, (15, 25)), updates=50, batch=4, lr=1e-2)
+    assert sum(losses[-5:]) < 0.2 * sum(losses[:5])
+    assert relative_error(model, some) < 0.35 < before
 
 
 def test_errors():
