@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bench_gel import RADIUS, layered_hertz
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from results import FOLDER, machine, parser
@@ -48,8 +49,8 @@ def draw_forces(rows: list[dict], path: Path) -> None:
     """Force over depth, place by moments, and the loop of stick and slip."""
     fig, (left, middle, right) = figure(3)
     depths = [r for r in rows if r["measure"] == "depth"]
-    line = sorted({(r["depth_m"], r["theory_N"]) for r in depths})
-    left.plot([1e3 * d for d, _ in line], [f for _, f in line], color=THEME.edge, lw=1.2,
+    line = np.linspace(0, 8.2e-4, 60)
+    left.plot(1e3 * line, [layered_hertz(RADIUS, d) for d in line], color=THEME.edge, lw=1.2,
               label="Hertz, with the layer")  # fmt: skip
     for k, cells in enumerate(dict.fromkeys(tuple(r["cells"]) for r in depths)):
         own = [r for r in depths if tuple(r["cells"]) == cells]
@@ -79,7 +80,7 @@ def draw_forces(rows: list[dict], path: Path) -> None:
     save_figure(fig, path)
 
 
-def draw_markers(cuts: int, path: Path, gain: float = 4.0) -> None:
+def draw_markers(cuts: int, path: Path) -> None:
     """Flow of 136 markers at the end of four motions; the forces on their way."""
     probe = dome_probe(cuts, press_steps=4, move_steps=6)
     sensor, camera, markers = probe.sensor, probe.camera, probe.markers
@@ -92,6 +93,7 @@ def draw_markers(cuts: int, path: Path, gain: float = 4.0) -> None:
         way = seen.markers[k, -1].numpy() - (pressed if k else start)
         axes.scatter(start[:, 0], start[:, 1], s=4, color=THEME.edge, linewidths=0)
         size = np.linalg.norm(way, axis=1)
+        gain = max(1, round(40 / size.max()))
         drawn = axes.quiver(
             start[:, 0], start[:, 1], gain * way[:, 0], gain * way[:, 1], size, angles="xy",
             scale_units="xy", scale=1, width=0.006, cmap="viridis",
@@ -100,7 +102,7 @@ def draw_markers(cuts: int, path: Path, gain: float = 4.0) -> None:
         axes.set_xlim(332 - 225, 332 + 225)
         axes.set_ylim(240 + 225, 240 - 225)
         since = " since the press" if k else ""
-        titled(axes, f"{name}: flow{since} × {gain:g}", "u [px]", "v [px]")
+        titled(axes, f"{name}: flow{since} × {gain}", "u [px]", "v [px]")
         bar = fig.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
         bar.ax.tick_params(colors=THEME.text, labelsize=7)
         times = 1e3 * sensor.dt * np.arange(seen.force.shape[1] + 1)

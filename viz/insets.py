@@ -62,7 +62,8 @@ def _bytes(inset: Inset) -> np.ndarray:
             f"Inset: a picture (H, W, 3); got {image.shape}. Choose one picture, channels last."
         )
     if image.dtype != np.uint8:
-        image = np.round(255 * np.clip(np.nan_to_num(image.astype(float)), 0, 1)).astype(np.uint8)
+        known = np.where(np.isfinite(image), image, 0.0)  # black where nothing is known
+        image = np.round(255 * known.clip(0, 1)).astype(np.uint8)
     return image
 
 

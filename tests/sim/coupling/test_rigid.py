@@ -133,6 +133,23 @@ def test_a_block_on_an_incline_sticks_and_slides_at_the_angle_of_friction(factor
         assert speed > 1e-2
 
 
+def test_what_sticks_creeps_less_than_a_tenth_of_a_millimetre_in_a_second():
+    """At half the angle of friction; creep is in proportion to eps_v, which is a tenth of the default."""
+    tilt = math.atan(0.4) / 2
+    block = affine(Box((0.01, 0.01, 0.004)), name="block", position=(0, 0, 0.00495))
+    contact = RigidContact(
+        [body_samples(block, 4e-3)], [FLOOR], d_hat=1e-3, stiffness=1e4, friction=0.4, eps_v=1e-4
+    )
+    gravity = (G * math.sin(tilt), 0, -G * math.cos(tilt))
+    model = FEMModel(block.X, [block.part], contacts=[contact], gravity=gravity)
+    solver = SolverFEM(model, FEMConfig(dt=2e-2))
+    state, places = block.start(model.initial_state()), []
+    for _ in range(60):  # 0.2 s to settle, then a second
+        state = solver.step(state)
+        places.append(float(block.pose(state.x)[0, 0]))
+    assert 1e-6 < places[-1] - places[9] < 1e-4
+
+
 def test_a_hinge_swings_as_a_physical_pendulum():
     """T = 2π √((I + m l²)/(m g l)) (1 + θ₀²/16); anchors stay together; the angle is read off."""
     bar = affine(Box((0.002, 0.004, 0.05)), name="bar", position=(0, 0, -0.05))
