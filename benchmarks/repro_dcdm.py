@@ -219,8 +219,8 @@ def measure_iterations(
                 if n > limits.get(name, 10**6) or fixed or (only and name not in only):
                     continue
                 for tol in (1e-4, 1e-6) if small else (1e-6,):
-                    where = {"cells": n, "domain": shape, "engine": name, "tol": tol}
-                    where["measure"] = f"iterations {dim}-D"
+                    where = {"measure": f"iterations {dim}-D", "engine": name, "cells": n}
+                    where |= {"domain": shape, "tol": tol}
                     if not results.has(**where):
                         results.add(**where, **solve(problem, b, method, tol))
 
