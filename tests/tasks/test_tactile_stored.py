@@ -87,3 +87,13 @@ def test_one_window_shows_gel_object_and_picture(stored, tmp_path):
         plotter.close()
     render(path, out=tmp_path / "last.png", frame=-1, size=(160, 120))
     assert (tmp_path / "last.png").stat().st_size > 2000
+
+
+def test_sheets_are_stored_as_surfaces_too(tmp_path):
+    task = task_by_name("shell/bouncing-nano")
+    states = store_motion(tmp_path / "run.h5", task, task.initial_actions()[:2])
+    with RolloutReader(tmp_path / "run.h5") as reader:
+        scene, live = scene_from_reader(reader, 2), task.picture(states[2])
+        assert len(scene.meshes) == len(live.meshes) and sensor_insets(reader) is None
+        for part, drawn in zip(scene.meshes, live.meshes, strict=True):
+            assert np.abs(part.vertices - np.asarray(drawn.vertices)).max() < 1e-6
