@@ -71,8 +71,8 @@ def test_a_search_gains():
     task = task_by_name("grid/cylinder-lift-nano", amplitude=0.1)
     with torch.no_grad():
         first = float(task.total_loss(task.initial_actions()))
-    found = optimize(task, "gradient", budget=Budget(iterations=12))
-    assert found.loss < 0.5 * first
+    found = optimize(task, "gradient", budget=Budget(iterations=6))
+    assert found.loss < 0.6 * first
 
 
 def network(path, **options):
