@@ -93,7 +93,7 @@ def test_sheets_are_stored_as_surfaces_too(tmp_path):
     task = task_by_name("shell/bouncing-nano")
     states = store_motion(tmp_path / "run.h5", task, task.initial_actions()[:2])
     with RolloutReader(tmp_path / "run.h5") as reader:
-        scene, live = scene_from_reader(reader, 2), task.picture(states[2])
+        scene, live = scene_from_reader(reader, -1), task.picture(states[-1])
         assert len(scene.meshes) == len(live.meshes) and sensor_insets(reader) is None
         for part, drawn in zip(scene.meshes, live.meshes, strict=True):
             assert np.abs(part.vertices - np.asarray(drawn.vertices)).max() < 1e-6
