@@ -6,6 +6,7 @@ One core, seeds 0; times are CPU times of this process, so that other load hardl
     lpinn …       convection–diffusion and Burgers: Lagrangian and Eulerian network at equal time
     pores …       pressures of pore networks: convergent graph solver, its variants and baselines
     values …      value iteration on random graphs, likewise
+    long …        the last two with 240 s of training instead of 15 s
 
     python benchmarks/repro_secondary.py [--rows lpinn "pores CGS" …] [--again]
 
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from results import Results, parser
+from secondary_rows import graph_rows, implicit_rows
 
 Row = Callable[[], dict[str, Any]]
 
@@ -65,12 +67,7 @@ def lpinn_rows() -> dict[str, Row]:
 
 def table() -> dict[str, Row]:
     """All rows by name."""
-    rows = lpinn_rows()
-    try:
-        from secondary_rows import graph_rows, implicit_rows
-    except ImportError:
-        return rows
-    return {**implicit_rows(), **rows, **graph_rows()}
+    return {**implicit_rows(), **lpinn_rows(), **graph_rows()}
 
 
 def main() -> None:

@@ -55,8 +55,7 @@ def pore_network(
     diameter = 1e-5 * torch.exp(sigma * torch.randn(n, generator=generator, dtype=torch.float64))
     cells = Delaunay(x.numpy()).simplices
     pairs = np.concatenate([cells[:, [a, b]] for a in range(4) for b in range(a)])
-    pairs = torch.as_tensor(np.unique(np.sort(pairs, axis=1), axis=0)).long()
-    i, j = pairs.unbind(1)
+    i, j = torch.as_tensor(np.unique(np.sort(pairs, axis=1), axis=0)).long().unbind(1)
     length = size * (x[i] - x[j]).norm(dim=1)
     throat = 0.5 * (diameter[i] + diameter[j])
     k = math.pi * (throat / 2) ** 4 / (8 * viscosity * length)

@@ -104,7 +104,7 @@ class LagrangianPINN(_Circle):
             }
         if not bool((J > 0).all()):
             fix = "Give more updates, a larger nu or a shorter duration: a shock has no labels"
-            got = f"J down to {float(J.min()):.3g}"
+            got = f"J down to {float(J.detach().min()):.3g}"
             raise StateError(message("LagrangianPINN", "trajectories that do not cross", got, fix))
         u_xx = _d(u_X / J, X) / J
         return {"path": x_t - self.problem.speed(u), "value": u_t - self.problem.nu * u_xx}

@@ -102,11 +102,20 @@ class Node:
         if not self.problem.engine:
             return _pull(lambda some: self.residual(x, some), leaves, wanted, u)
         if torch.is_grad_enabled() or transformed([x, u, *leaves]):
-            fix = "Write the residual in torch operations for other derivatives"
-            expected = "one derivative in reverse mode"
-            raise InputError(message(self.problem.where, expected, "another one", fix))
+            raise self._engine_error()
         grads = self.problem.vjp_theta(x, leaves[self.starts :], wanted[self.starts :], u)
         return [None] * self.starts + grads
+
+    def push(self, x: Tensor, leaves: Leaves, tangents: Sequence) -> Tensor | None:
+        """B θ̇, None without tangents."""
+        if self.problem.engine:
+            raise self._engine_error()
+        return _push(lambda some: self.residual(x, some), leaves, tangents)
+
+    def _engine_error(self) -> InputError:
+        fix = "Write the residual in torch operations for other derivatives"
+        expected = "one derivative in reverse mode of an engine's residual"
+        return InputError(message(self.problem.where, expected, "another one", fix))
 
     def solve(self, transpose: bool, b: Tensor, x: Tensor, leaves: Leaves) -> Tensor:
         """A⁻¹ b or A⁻ᵀ b, differentiable in everything."""
@@ -196,6 +205,9 @@ class _Linear:
     def pull(self, v: Tensor, leaves: Leaves, wanted: Sequence[bool], u: Tensor) -> list:
         return _pull(lambda some: self.residual(v, some), leaves, wanted, u)
 
+    def push(self, v: Tensor, leaves: Leaves, tangents: Sequence) -> Tensor | None:
+        return _push(lambda some: self.residual(v, some), leaves, tangents)
+
     def solve(self, transpose: bool, b: Tensor, v: Tensor, leaves: Leaves) -> Tensor:
         _, x, *rest = leaves
         return _Implicit.apply(_Linear(self.root, transpose != self.transpose), b, x, *rest)
@@ -226,7 +238,7 @@ class _Implicit(torch.autograd.Function):
         # of torch.func; those of this level must go instead.
         with forward_ad._set_fwd_grad_enabled(transformed()):
             x, *leaves = (forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors)
-            change = _push(lambda some: ctx.node.residual(x, some), leaves, tangents)
+            change = ctx.node.push(x, leaves, tangents)
             if change is None:
                 return torch.zeros_like(x)
             return ctx.node.solve(False, -change, x, leaves)

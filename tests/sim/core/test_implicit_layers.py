@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-import sys
 
 import pytest
 import torch
-from helpers import ROOT
-from rheograd.sim.core.gradients import fd_check, taylor_test
+from rheograd.sim.core.gradients import fd_check
 from rheograd.sim.core.implicit import SolveInfo
 from rheograd.sim.core.implicit_layers import implicit_argmin, implicit_fixed_point, implicit_root
 from rheograd.sim.core.linalg import CG, GMRES
@@ -19,17 +17,6 @@ from torch.autograd import forward_ad
 
 F64 = torch.float64
 TIGHT = 1e-11
-
-
-@pytest.fixture(scope="module")
-def examples():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import implicit_examples
-
-        yield implicit_examples
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
 
 
 def random(*shape, seed=0):
@@ -286,6 +273,33 @@ def test_modules_are_differentiated_in_their_weights():
     torch.testing.assert_close(total["cell.weight"], theirs.cell.weight.grad, atol=1e-9, rtol=1e-8)
 
 
+class Engine:
+    """A residual with adjoints of its own: k x + x³ − f."""
+
+    def __call__(self, x, p):
+        return p["k"] * x + x**3 - p["f"]
+
+    def vjp_x(self, x, p, u):
+        return (p["k"] + 3 * x**2) * u
+
+    def vjp_params(self, x, p, u):
+        return {"k": (u * x).sum(), "f": -u}
+
+
+def test_an_engine_has_one_derivative_in_reverse_mode():
+    p = {"k": torch.tensor(0.7, dtype=F64), "f": random(5)}
+
+    def f(p):
+        x = implicit_root(Engine(), torch.zeros(5, dtype=F64), p, structure="spd", tol=TIGHT)
+        return x.sin().sum()
+
+    assert max(fd_check(f, p, 2, steps=(1e-4,)).relative_errors) <= 1e-6
+    with pytest.raises(RuntimeError, match="one derivative in reverse mode"):
+        func.jvp(lambda k: f({**p, "k": k}), (p["k"],), (p["k"],))
+    with pytest.raises(RuntimeError, match="one derivative in reverse mode"):
+        func.grad(lambda k: f({**p, "k": k}))(p["k"])
+
+
 def test_linear_solves_have_their_own_solver_and_tolerance():
     info, b = SolveInfo(), random(6).requires_grad_()
     P = Q[0]
@@ -351,39 +365,3 @@ def test_gradient_error_follows_the_tolerance():
         errors.append(float((reverse(root) - exact).norm()))
     assert all(e <= 3 * t for e, t in zip(errors, (1e-2, 1e-4, 1e-6, 1e-8), strict=True))
     assert errors[0] > 1e4 * errors[-1]
-
-
-def test_ridge_hyper_gradient(examples):
-    data, lam = examples.ridge_data(), random(8).requires_grad_()
-    loss = examples.ridge_loss(lam, data, tol=1e-10)
-    grad = torch.autograd.grad(loss, lam)[0]
-    torch.testing.assert_close(
-        grad, examples.ridge_closed_form(lam, data).detach(), atol=1e-9, rtol=1e-8
-    )
-    assert taylor_test(
-        lambda p: examples.ridge_loss(p, data, tol=TIGHT), lam.detach(), order=2
-    ).passed()
-
-
-def test_svm_hyper_gradient(examples):
-    data, theta = examples.svm_data(12, 24), torch.tensor(1e3, dtype=F64)
-    options = {"tol": 1e-11}
-    ours = func.grad(lambda t: examples.svm_loss(t, data, **options))(theta)
-    h = 0.1
-    ends = [examples.svm_loss(theta + s * h, data, **options) for s in (1, -1)]
-    torch.testing.assert_close(ours, (ends[0] - ends[1]) / (2 * h), atol=0, rtol=1e-6)
-    theirs = func.grad(lambda t: examples.svm_unrolled(t, data, 400))(theta)
-    torch.testing.assert_close(ours, theirs, atol=0, rtol=1e-6)
-
-
-def test_distillation_beats_real_samples(examples):
-    found = examples.distill(updates=12)
-    assert found["last loss"] < 0.8 * found["first loss"]
-    assert found["accuracy"] > found["accuracy of as many real samples"]
-
-
-def test_equilibrium_network_learns(examples):
-    torch.manual_seed(0)
-    first = examples.fit_spirals(examples.Equilibrium(16), updates=1)
-    last = examples.fit_spirals(examples.Equilibrium(16), updates=40)
-    assert last["loss"] < 0.9 * first["loss"]
