@@ -6,7 +6,7 @@ One core, seeds 0; times are CPU times of this process, so that other load hardl
     lpinn …       convection–diffusion and Burgers: Lagrangian and Eulerian network at equal time
     pores …       pressures of pore networks: convergent graph solver, its variants and baselines
     values …      value iteration on random graphs, likewise
-    long …        the last two with 240 s of training instead of 15 s
+    long …        the last two with 60 s of training instead of 15 s
 
     python benchmarks/repro_secondary.py [--rows lpinn "pores CGS" …] [--again]
 

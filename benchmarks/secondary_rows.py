@@ -162,11 +162,11 @@ def graphs(kind: str, network: Callable, seconds: float, **options: Any) -> dict
 
 
 def graph_rows() -> dict[str, Row]:
-    """15 s each, and as "long …" 240 s."""
+    """15 s each, and as "long …" 60 s."""
     rows: dict[str, Row] = {}
     solver, free = cgs.ConvergentGraphSolver, {"gamma": None, "weights": "signed"}
     for kind in ("pores", "values"):
-        for start, seconds in (("", 15.0), ("long ", 240.0)):
+        for start, seconds in (("", 15.0), ("long ", 60.0)):
             row = functools.partial(functools.partial, graphs, kind)
             rows |= {
                 f"{start}{kind} CGS": row(solver, seconds),

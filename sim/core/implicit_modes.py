@@ -156,9 +156,9 @@ class Node:
             raise InputError(message(where, expected, "another one", f"{fix}. {error}")) from error
         if isinstance(self.kept, DenseFactor):
             small = _smallest_pivot(self.kept)
-            if not small > b.shape[1] * torch.finfo(b.dtype).eps:
+            if not small > 4 * b.shape[1] ** 0.5 * torch.finfo(b.dtype).eps:
                 self.kept = None
-                raise _singular(where, f"one with pivots in the ratio {small:.1e}")
+                raise _singular(where, f"one with a pivot of {small:.1e} of its column")
         return self.kept
 
 
@@ -351,9 +351,14 @@ def _singular(where: str, got: str) -> ConvergenceError:
 
 
 def _smallest_pivot(factor: DenseFactor) -> float:
-    """Smallest over largest pivot, the worst of the batch: a cheap bound on 1/condition."""
+    """Smallest share of a pivot in its column, over the batch: what is left of it after elimination.
+
+    Units of the unknowns cancel, so that a badly scaled but regular matrix passes.
+    """
     if factor.spd:
-        pivots = factor.lower.diagonal(dim1=-2, dim2=-1).square()
+        column = factor.lower.square().sum(-1)
+        share = factor.lower.diagonal(dim1=-2, dim2=-1).square() / column
     else:
-        pivots = factor.lu.diagonal(dim1=-2, dim2=-1).abs()
-    return float((pivots.amin(-1) / pivots.amax(-1)).min())
+        upper = factor.lu.triu().abs()
+        share = upper.diagonal(dim1=-2, dim2=-1) / upper.amax(-2)
+    return float(share.min())

@@ -107,6 +107,10 @@ def test_singular_jacobians():
     x = implicit_root(lambda x, f: L @ x - f, ONE, f, solver=known)
     with pytest.raises(ConvergenceError, match="null space"):
         x[0].backward()
+    # Badly scaled is not singular.
+    scale = torch.tensor([1e-12, 1.0, 1e12], dtype=F64)
+    x = implicit_root(lambda x, t: scale * x - scale * t, 0 * ONE, T, tol=1e-9)
+    torch.testing.assert_close(torch.autograd.grad(x.sum(), T)[0], 3 + 0 * T.detach())
     with pytest.raises(InputError, match="saddle"):
         implicit_argmin(lambda x, t: (x**4 / 4 - t * x**2 / 2).sum(), 0 * ONE, T).sum().backward()
 
