@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 from rheograd.sim.core.errors import InputError
-from rheograd.tasks.core import task_by_name
+from rheograd.tasks import tactile  # noqa: F401  registers the built-in tasks
+from rheograd.tasks.core import TASKS, task_by_name
 from rheograd.tasks.optim import MLPPolicy, closed_loop, make_optimizer
 from rheograd.tasks.optim.base import pack_state, unpack_state
 from rheograd.tasks.optim.policy import starts
@@ -135,6 +136,21 @@ def test_one_batch_holds_different_worlds(surface):
     torch.testing.assert_close(twice, 2 * felt)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", sorted(n for n in TASKS if n.startswith("tactile/") and "nano" in n)
+)
+def test_worlds_of_all_tasks(name):
+    """A batch of worlds against its scenes alone; every scene has a factor that moves its forces."""
+    task = task_by_name(name, **WORLDS, tol=1e-9)
+    together, alone = pressed(task), pressed(task, seeds=(3,))
+    found, again = (task.bodies(s).x for s in (together, alone))
+    torch.testing.assert_close(found[2:], again, rtol=0, atol=1e-7)
+    assert len(task.worlds) == together.world.shape[1] >= 2
+    assert task.observation(together).shape[0] == 3
+    assert float((task.wrenches(together)[1] - task.wrenches(together)[2]).abs().max()) > 1e-5
+
+
 def test_worlds_of_material_points_and_their_checkpoints(clay):
     state = starts(clay, [1, 2])
     assert list(clay.worlds.places) == list(VARIED)
@@ -200,6 +216,23 @@ def test_searches_run_and_resume(method, surface):
     assert rows[0].loss == rows[1].loss and math.isfinite(rows[0].loss)
     weights = [o.policy.state_dict() for o in (first, second)]
     assert all(torch.equal(v, weights[1][k]) for k, v in weights[0].items())
+
+
+@pytest.mark.slow
+def test_training_in_worlds_pays_in_unseen_worlds():
+    """Equal updates in the nominal world and in worlds; both are tested where neither was."""
+    scene = {"order": 1, "cuts": 2, "horizon": 8, "tol": 1e-5}
+    worlds = task_by_name(SURFACE, **scene, vary=0.3, varied=("gel", "friction"), standoff=4e-4)
+    unseen, losses = starts(worlds, range(5_000_000, 5_000_006)), []
+    # Scenes of the nominal world are alike: one has the gradient of six.
+    for task, envs in ((task_by_name(SURFACE, **scene), 1), (worlds, 6)):
+        search = make_optimizer(task, "apg", envs=envs, lr=3e-3)
+        for _ in range(14):
+            search.iterate()
+        with torch.no_grad():
+            losses.append(float(closed_loop(worlds, search.policy, unseen).losses.mean()))
+    nominal, many = losses
+    assert many < 0.4 * nominal, losses
 
 
 def test_refusals():
