@@ -4,11 +4,13 @@ cost: a gripped body under gravity while its grip turns: CPU time per Newton dir
 it goes into element Hessians and into assembly, factor and solve; directions per step; backward over
 forward.
 linear: the same step with the banded factor, dense Cholesky and conjugate gradients.
+adjoint: backward by factors of its own and by those that the forward solve has kept: time, iterations,
+and how far the gradients are apart; the two in turn, the lesser of two times each.
 bending: tip of a clamped strip against the elastica, for the plates of `sim.fem` and for the same hinges
 each taken alone (k = D |e|²/(A₁ + A₂), small deflections), the baseline.
 locking: tip of a clamped square beam of linear tetrahedra against beam theory, by Poisson's ratio.
 
-    python benchmarks/bench_fem.py [--quick] [--device cuda]
+    python benchmarks/bench_fem.py [--quick] [--device cuda] [--only cost linear adjoint bending locking]
 """
 
 from __future__ import annotations
@@ -59,6 +61,13 @@ SCENES = {
     "block 8 x 4 x 4": lambda: block(8, 4),
     "block 8 x 8 x 8": lambda: block(8, 8),
 }
+LARGE = {
+    "sheet 40 x 40": lambda: sheet(40, 40),
+    "sheet 57 x 57": lambda: sheet(57, 57),
+    "block 12 x 10 x 10": lambda: block(12, 10),
+}
+"""Scenes whose factors are worth keeping."""
+MEASURES = ("cost", "linear", "adjoint", "bending", "locking")
 
 
 @contextmanager
@@ -129,6 +138,40 @@ def run(model: FEMModel, B: int, linear: str, steps: int, device: str) -> dict:
     }  # fmt: skip
 
 
+def adjoint(model: FEMModel, steps: int, repeats: int) -> dict:
+    """Milliseconds of backward per step by factors of its own and by kept ones."""
+    times: dict[str, list[float]] = {"own": [], "kept": [], "forward": []}
+    found, solvers, iterations = {}, {}, []
+    for kind, memory in (("own", 0.0), ("kept", 2000.0)):
+        solvers[kind] = SolverFEM(model, FEMConfig(dt=5e-3, kept_factors=memory))
+    record = solvers["kept"].adjoint.record
+
+    def listen(result):
+        iterations.append(int(result.iterations.max()))
+        record(result)
+
+    solvers["kept"].adjoint.record = listen
+    _, start, controls = motion(model, 1, "sparse", steps, "cpu")
+    for _ in range(repeats):
+        for kind, solver in solvers.items():
+            E = torch.tensor(float(model.parts[0].E), dtype=torch.float64, requires_grad=True)
+            t0 = now("cpu")
+            run = rollout(solver, start, controls, {"body": {"E": E}}, save_every=steps)
+            t1 = now("cpu")
+            run.final.x.square().sum().backward()
+            times[kind].append(now("cpu") - t1)
+            times["forward"].append(t1 - t0)
+            found[kind] = float(E.grad)
+    best = {kind: min(values) / steps for kind, values in times.items()}
+    return {
+        "unknowns": 3 * len(model.free),
+        **{f"ms_{kind}": 1e3 * value for kind, value in best.items()},
+        **{f"{kind}_over_forward": best[kind] / best["forward"] for kind in ("own", "kept")},
+        "iterations": iterations[-steps:],
+        "difference_of_gradients": abs(found["kept"] / found["own"] - 1),
+    }  # fmt: skip
+
+
 def elastica(load: float) -> float:
     """Deflection over length of a clamped elastica, P L²/B = load."""
     s = np.linspace(0, 1, 201)
@@ -192,32 +235,41 @@ def locking(n: int, nu: float) -> float:
 
 
 def main() -> None:
-    arguments = parser(__doc__).parse_args()
+    options = parser(__doc__)
+    options.add_argument("--only", nargs="+", choices=MEASURES, default=MEASURES)
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     results, quick, device = Results("fem", arguments), arguments.quick, arguments.device
     steps = 3 if quick else 20
     on_gpu = device.startswith("cuda")
-    for name, make in SCENES.items():
-        for B in (1, 16) if name == "sheet 15 x 15" else (1,):
-            if not quick or name == "sheet 15 x 3":
-                linear = "dense" if on_gpu else "sparse"
-                results.add(measure="cost", scene=name, **run(make(), B, linear, steps, device))
-    for name in ("sheet 15 x 3", "sheet 15 x 15", "block 8 x 4 x 4"):
-        for linear in ("dense", "cg") if on_gpu else ("sparse", "dense", "cg"):
-            if not quick:
+    if "cost" in arguments.only:
+        for name, make in SCENES.items():
+            for B in (1, 16) if name == "sheet 15 x 15" else (1,):
+                if not quick or name == "sheet 15 x 3":
+                    linear = "dense" if on_gpu else "sparse"
+                    results.add(measure="cost", scene=name, **run(make(), B, linear, steps, device))
+    if "linear" in arguments.only and not quick:
+        for name in ("sheet 15 x 3", "sheet 15 x 15", "block 8 x 4 x 4"):
+            for linear in ("dense", "cg") if on_gpu else ("sparse", "dense", "cg"):
                 row = run(SCENES[name](), 1, linear, 5, device)
                 results.add(measure="linear", scene=name, **row)
-    for rows, columns in ((5, 2), (10, 2), (20, 4)):
-        for load in (0.2,) if quick else (0.2, 1.0, 3.0):
-            error = plates(rows, columns, 0.0, load)
-            results.add(measure="bending", kind="plates", nu=0.0, load=load, rows=rows,
+    if "adjoint" in arguments.only:
+        for name, make in LARGE.items():
+            if not quick or name == "sheet 40 x 40":
+                row = adjoint(make(), 2, 1 if quick else 2)
+                results.add(measure="adjoint", scene=name, **row)
+    if "bending" in arguments.only:
+        for rows, columns in ((5, 2), (10, 2), (20, 4)):
+            for load in (0.2,) if quick else (0.2, 1.0, 3.0):
+                error = plates(rows, columns, 0.0, load)
+                results.add(measure="bending", kind="plates", nu=0.0, load=load, rows=rows,
+                            columns=columns, error=error)  # fmt: skip
+            error = plates(rows, columns, 0.3, 0.2)
+            results.add(measure="bending", kind="plates", nu=0.3, load=0.2, rows=rows,
                         columns=columns, error=error)  # fmt: skip
-        error = plates(rows, columns, 0.3, 0.2)
-        results.add(measure="bending", kind="plates", nu=0.3, load=0.2, rows=rows,
-                    columns=columns, error=error)  # fmt: skip
-        results.add(measure="bending", kind="hinges", nu=0.0, load=None, rows=rows,
-                    columns=columns, error=hinges(rows, columns))  # fmt: skip
-    for nu in (0.0, 0.3, 0.45, 0.49):
+            results.add(measure="bending", kind="hinges", nu=0.0, load=None, rows=rows,
+                        columns=columns, error=hinges(rows, columns))  # fmt: skip
+    for nu in (0.0, 0.3, 0.45, 0.49) if "locking" in arguments.only else ():
         errors = {f"across_{n}": locking(n, nu) for n in ((1, 2) if quick else (1, 2, 4))}
         results.add(measure="locking", nu=nu, **errors)
 

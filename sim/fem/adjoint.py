@@ -43,8 +43,8 @@ ACCEPTED = 1e-6
 """‖H λ − ȳ‖ / ‖ȳ‖ above which a solve has failed: contact makes H so ill-conditioned that rounding alone
 may reach a hundredth of it."""
 
-KEPT_WORK = 3e7
-"""Products of a factor, n width², below which making one takes no longer than a few products with H."""
+KEPT_WORK = 1.5e8
+"""Products of a factor, n width², below which making one takes no longer than five products with H."""
 
 
 class StepResidual:

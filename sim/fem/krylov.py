@@ -88,7 +88,7 @@ class BlockMatrix:
         rest = (b - self.product(x)).norm(dim=1) / torch.where(norm > 0, norm, 1.0)
         failed = ~(rest <= 10 * tol)
         if bool(failed.any()):
-            worst = float(rest.nan_to_num(torch.inf).max())
+            worst = float(torch.where(rest.isnan(), torch.inf, rest).max())
             got = f"{worst:.3e} ‖b‖ in {int(failed.sum())} of {len(b)} scenes"
             got += f" after {iterations} iterations"
             fix = 'Take linear="sparse" or "dense", or lower dt: stiff sheets are ill-conditioned'
