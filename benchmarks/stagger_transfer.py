@@ -100,6 +100,13 @@ def measure_disagreement(results: Results, name: str, solver: StaggerSolver, pro
     results.add(measure=f"{name} disagreement", **loss, **error)
 
 
+class Still(torch.nn.Module):
+    """A network that predicts no change: what sweeps do alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0 * x[:, :1]
+
+
 def row_of(solver: StaggerSolver, problem: Problem, truth: torch.Tensor, level=None) -> dict:
     """Errors and CPU time of a rollout."""
     W, r = solver.tsplit.window, 1 if level is None else level
@@ -127,7 +134,7 @@ def measure_corrected(results: Results, name: str, solver: StaggerSolver, proble
         return
     u = problem.field.sample(8, torch.Generator().manual_seed(1234))
     truth = problem.reference(u, 40, problem.forcing)
-    for sweeps in (0, 1, 2):
+    for sweeps in (0, 1, 2) if name in ROWS else (1, 2, 3):
         found = corrected_rollout(solver, problem.pde, u, 40, problem.forcing, sweeps)
         row = {f"error t={t:g}": relative(found.frames[:, round(t / DT) - 1], truth[:, round(t / DT)])
                for t in TIMES}  # fmt: skip
@@ -178,6 +185,9 @@ def main() -> None:
         frames = problem.reference(u, 40, problem.forcing)
         for s in (2, 4):
             measure_missing(results, s, frames, problem)
+    if not given.quick and (not given.only or "still" in given.only):
+        still = StaggerSolver(lambda a, b: Still(), SpaceSplit(1), dt=DT, context=1)
+        measure_corrected(results, "still", still, Problem(64), done)
     for name in given.only or ROWS:
         file = given.keep / f"{name.replace(' ', '-')}.safetensors"
         if not file.is_file():
