@@ -227,12 +227,12 @@ def test_training_in_worlds_pays_in_unseen_worlds():
     # Scenes of the nominal world are alike: one has the gradient of six.
     for task, envs in ((task_by_name(SURFACE, **scene), 1), (worlds, 6)):
         search = make_optimizer(task, "apg", envs=envs, lr=3e-3)
-        for _ in range(14):
+        for _ in range(20):
             search.iterate()
         with torch.no_grad():
             losses.append(float(closed_loop(worlds, search.policy, unseen).losses.mean()))
     nominal, many = losses
-    assert many < 0.4 * nominal, losses
+    assert many < 0.2 * nominal, losses
 
 
 def test_refusals():
