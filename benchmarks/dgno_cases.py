@@ -68,13 +68,18 @@ def _smooth(form: str, **options) -> Callable[[], Problem]:
     return lambda: Darcy2D((32, 32), form, **{"count": 150} | options)
 
 
-WEIGHTED = DGNOConfig(weight_virtual=20.0)
+FROM_ONE = DGNOConfig(weight_virtual=20.0)
+WEIGHTED = DGNOConfig(weight_virtual=20.0, first_weight=0.0)
+"""The published start of the sums over layers."""
 CASES = {
     "phases mixed": Case(_phases("mixed"), "phases", WEIGHTED),
     "phases mixed, published rule": Case(
         _phases("mixed", points=7, radius=1e-4, corrected=False, ends=True, count=100), "phases",
         WEIGHTED,
     ),
+    "phases mixed, w from 1": Case(_phases("mixed"), "phases", FROM_ONE),
+    "smooth primal, w from 1": Case(_smooth("primal"), "smooth", FROM_ONE),
+    "burgers, w from 1": Case(lambda: Burgers1D(), "burgers", DGNOConfig(weight_input=20.0)),
     "phases PI-DeepONet": Case(
         _phases("strong", count=1000), "phases", DGNOConfig(kind="deep", weight_virtual=20.0)
     ),
@@ -98,7 +103,7 @@ CASES = {
         DGNOConfig(weight_input=100.0, weight_virtual=300.0, bayes=True),
     ),
     "burgers": Case(
-        lambda: Burgers1D(), "burgers", DGNOConfig(weight_input=20.0, width=64, depth=5)
+        lambda: Burgers1D(), "burgers", DGNOConfig(weight_input=20.0, first_weight=0.0)
     ),
     "burgers PI-DeepONet": Case(
         lambda: Burgers1D(), "burgers", DGNOConfig(weight_input=20.0, kind="deep")

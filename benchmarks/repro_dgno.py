@@ -16,6 +16,7 @@ Rows that the results file holds are not repeated, and trainings go on where the
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -200,31 +201,26 @@ def layers(seconds: float, given) -> list[dict]:
     u = torch.load(file)
     for seed in range(3):
         row: dict = {"measure": f"layers, seed {seed}, {seconds:g} s"}
-        for kind in ("multi", "deep"):
-            import dataclasses
-
-            config = dataclasses.replace(
-                case.config, kind=kind, weight_virtual=0.0, weight_input=0.0, weight_labels=1.0
-            )
+        for name, kind, first in (("multi", "multi", 1.0), ("multi from 0", "multi", 0.0),
+                                  ("deep", "deep", 1.0)):  # fmt: skip
+            config = dataclasses.replace(case.config, kind=kind, first_weight=first)
             model = make(dataclasses.replace(case, config=config), seed)
             model.fit_scales(known.train[:n])
-            for p in model.decoders["a"].parameters():
-                p.requires_grad_(False)
-            optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 2e-3)
+            parts = (model.encoder, model.decoders["u"])
+            optimizer = torch.optim.Adam([p for m in parts for p in m.parameters()], 2e-3)
             g, start, share, updates = generator(seed), time.process_time(), 0.0, 0
             while share < 1:
                 optimizer.param_groups[0]["lr"] = 2e-3 * 0.5 * (1 + math.cos(math.pi * share))
                 i = torch.randint(n, (25,), generator=g)
                 optimizer.zero_grad()
-                model.loss({"a": known.train[i], "u": u[i]}, g)["labels"]
                 found = model(known.train[i]).flatten(1)
-                loss = ((found - u[i]).square().mean(1) / u[i].square().mean(1)).mean()
-                loss.backward()
+                loss = (found - u[i]).square().mean(1) / u[i].square().mean(1)
+                loss.mean().backward()
                 optimizer.step()
                 updates += 1
                 share = (time.process_time() - start) / seconds
-            row[f"{kind}: error"] = errors(model.eval(), known, "smooth")["error"]
-            row[f"{kind}: updates"] = updates
+            row[f"{name}: error"] = errors(model.eval(), known, "smooth")["error"]
+            row[f"{name}: updates"] = updates
         rows.append(row)
     return rows
 
@@ -361,7 +357,8 @@ def main() -> None:
         add(layers(max(seconds / 5, 0.3), given))
     for name, kind in (
         ("smooth primal", "normal"), ("smooth primal", "flow"), ("smooth bayes", "joint"),
-        ("phases mixed", "normal"), ("phases mixed", "flow"), ("phases bayes", "joint"),
+        ("phases mixed", "normal"), ("phases mixed", "flow"), ("phases mixed, w from 1", "normal"),
+        ("phases bayes", "joint"),
     ):  # fmt: skip
         for count, decibels in ((100, 25), (25, 25), (100, 50), (100, 20), (25, 50), (25, 20)):
             first = (count, decibels) == (100, 25)

@@ -33,6 +33,8 @@ class DGNOConfig:
     """ℓ, layers that are multiplied; default depth − 1."""
     kind: str = "multi"
     """"multi" (MultiONet) or "deep" (DeepONet)."""
+    first_weight: float = 1.0
+    """First value of the w of MultiONets. The published 0 costs the first hundreds of updates."""
     channels: int = 32
     """Channels of the encoder's convolutions; 0: perceptron alone."""
     bounded: bool = True
@@ -104,7 +106,7 @@ class DGNO(nn.Module):
             {
                 name: MultiONet(
                     problem.dim, c.latent, c.width, c.depth, c.sum_layers, spec.outputs, c.kind,
-                    spec.trunk, spec.branch, scale=spec.scale, generator=generator,
+                    spec.trunk, spec.branch, c.first_weight, spec.scale, generator=generator,
                 )
                 for name, spec in problem.fields.items()
             }
