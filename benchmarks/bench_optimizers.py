@@ -25,6 +25,7 @@ METHODS = {
     "gradient, full horizon": ("gradient", {"expand": False, "lr": 0.1}, False),
     "continuation 30, 100, 300": ("continuation", {}, False),
     "hybrid": ("hybrid", {"cma": CMAConfig(population=8)}, True),
+    "handover": ("hybrid", {"schedule": "handover", "cma": CMAConfig(population=8)}, True),
     "cma": ("cma", {}, True),
     "cem": ("cem", {"population": 16, "elites": 4}, True),
     "mppi": ("mppi", {"population": 16}, True),
