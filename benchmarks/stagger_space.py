@@ -93,8 +93,8 @@ def measure(results: Results, name: str, pde: NavierStokes3D, truths, given) -> 
         scale=0.1,
         finish=pde.project,
     )  # fmt: skip
-    pool = EnvPool(lambda k, g: (flows(pde, k, g)[:, None], None), 24, lifetime=50, limit=5.0)
-    recipe = PhysicsTraining(10**6, given.seconds, batch=4, lr=4e-3, seed=given.seed)
+    pool = EnvPool(lambda k, g: (flows(pde, k, g)[:, None], None), 24, lifetime=8, limit=1.0)
+    recipe = PhysicsTraining(10**6, given.seconds, batch=4, lr=2e-3, seed=given.seed)
     record = train_physics(solver, PdeResidual(pde, SPEED / 3**0.5), pool, recipe)
     row = {k: record[k] for k in ("updates", "cpu_seconds", "loss")}
     row |= {"s": s, "s_T": s_T, "coupling": coupling}
