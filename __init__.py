@@ -28,7 +28,8 @@ _EXPORTS = {
         "sim.core.gradients": "check_backward_twice fd_check gradient_report taylor_test",
         "sim.core.laws": "DruckerPrager FixedCorotated Hencky HerschelBulkley LAWS Law Liquid "
         "NeoHookean TorchLaw VonMises law_by_name register_law",
-        "sim.core.implicit": "implicit_fixed_point implicit_least_squares implicit_solve",
+        "sim.core.implicit": "implicit_least_squares implicit_solve",
+        "sim.core.implicit_layers": "implicit_argmin implicit_fixed_point implicit_root",
         "sim.core.linalg": "linear_solve",
         "sim.core.rollout": "Rollout rollout",
         "sim.core.sampling": "sample_shape",

@@ -24,7 +24,7 @@ from .factors import Factor, LinearResult
 from .implicit_check import ImplicitReport, check_implicit
 from .linalg import CG, GMRES, LinearSolver, apply_solve, default_solver
 from .linear_map import LinearMap, alias
-from .roots import EngineResidual, FixedPoint, GaussNewton, Residual, RootProblem, anderson, newton
+from .roots import EngineResidual, GaussNewton, Residual, RootProblem, newton
 from .trees import flatten
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "Solution",
     "SolveInfo",
     "check_implicit",
-    "implicit_fixed_point",
     "implicit_least_squares",
     "implicit_solve",
     "stationary",
@@ -124,7 +123,7 @@ def implicit_solve(
     """
     problem = RootProblem("implicit_solve", residual, x0, params, batch_dims, structure)
     with torch.no_grad():
-        bound = _bound(problem, tol)
+        bound = residual_bound(problem, tol)
         if solver is None:
             x, factor, iterations = newton(problem, bound)
         else:
@@ -133,69 +132,9 @@ def implicit_solve(
             found = found if isinstance(found, Solution) else Solution(found)
             x, factor, iterations = problem.pack(found.x), found.factor, found.iterations
     x = x.detach()
-    _check_root(problem, x, bound, iterations, throw, info)
+    check_root(problem, x, bound, iterations, throw, info)
     root = _attach(problem, x, problem.jacobian(), factor, adjoint_solver, info)
     return problem.unpack(root)
-
-
-def implicit_fixed_point(
-    function: Callable[[Any, Any], Any],
-    x0: Any,
-    params: Any,
-    *,
-    adjoint: str = "solve",
-    solver: Callable[[Residual, Any, Any], Any] | None = None,
-    tol: float | None = None,
-    max_iterations: int = 1000,
-    batch_dims: int = 0,
-    throw: bool = True,
-    info: SolveInfo | None = None,
-) -> Any:
-    """Solve x = T(x, θ) and differentiate the fixed point: (I − ∂T/∂x)ᵀ u = dL/dx*.
-
-    Args:
-        function: T `(x, params) -> x'`, tree of the shapes of x.
-        x0: first guess, tree of tensors.
-        params: tree of tensors θ.
-        adjoint: "solve" uses the solvers of `implicit_solve`; "picard" iterates
-            u ← g + (∂T/∂x)ᵀ u, for contractions; "anderson" accelerates that iteration.
-        solver: `(T, x0, params) -> x*`; default: Anderson acceleration of x ← T(x).
-        tol, batch_dims, throw, info: as in `implicit_solve` with F = x − T(x).
-        max_iterations: bound for the default solver and for the iterated adjoint.
-
-    Returns:
-        x*, tree like x0.
-
-    Raises:
-        ConvergenceError: as `implicit_solve`; "picard" also when T is not a contraction.
-
-    Differentiable in params. Source: Blondel et al. 2022, section 2.2; Walker & Ni 2011.
-    """
-    if adjoint not in ("solve", "picard", "anderson"):
-        expected = 'adjoint "solve", "picard" or "anderson"'
-        raise InputError(message("implicit_fixed_point", expected, adjoint))
-
-    def residual(x, theta):
-        ours, rebuild = flatten(x)
-        theirs = flatten(function(x, theta))[0].values()
-        return rebuild([a - b for a, b in zip(ours.values(), theirs, strict=True)])
-
-    def iterate(_, x, theta):
-        if solver is not None:
-            return solver(function, x, theta)
-        problem = RootProblem("implicit_fixed_point", residual, x, theta, batch_dims, "general")
-
-        def step(v):
-            return v - problem.residual(v, problem.theta)
-
-        found, count = anderson(step, problem.x0, _bound(problem, tol), max_iterations)
-        return Solution(problem.unpack(found), iterations=count)
-
-    iterated = None
-    if adjoint != "solve":
-        iterated = FixedPoint(5 if adjoint == "anderson" else 0, max_iterations)
-    options = {"tol": tol, "batch_dims": batch_dims, "throw": throw, "info": info}
-    return implicit_solve(residual, iterate, x0, params, adjoint_solver=iterated, **options)
 
 
 def implicit_least_squares(
@@ -240,7 +179,7 @@ def implicit_least_squares(
     problem = RootProblem("implicit_least_squares", residual, w, params, batch_dims, "spd")
     if tol is None:
         tol = 1e-6 if problem.x0.dtype == torch.float64 else 1e-3
-    _check_root(problem, problem.x0, _bound(problem, tol), None, throw, info)
+    check_root(problem, problem.x0, residual_bound(problem, tol), None, throw, info)
     jacobian = problem.jacobian()
     if hessian == "gauss_newton":
         jacobian = GaussNewton(problem, function)
@@ -315,7 +254,7 @@ def _attach(
     return _Root.apply(problem, jacobian, solver, info, x, *problem.theta)
 
 
-def _bound(problem: RootProblem, tol: float | None) -> Tensor:
+def residual_bound(problem: RootProblem, tol: float | None) -> Tensor:
     """Bound on ‖F‖ per system, (B,)."""
     x0 = problem.x0
     if tol is not None:
@@ -324,7 +263,7 @@ def _bound(problem: RootProblem, tol: float | None) -> Tensor:
     return relative * problem.norm(x0) + absolute
 
 
-def _check_root(
+def check_root(
     problem: RootProblem,
     x: Tensor,
     bound: Tensor,

@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 
 from .errors import ConvergenceError, InputError, message
 from .factors import DenseFactor, Factor
-from .implicit import SolveInfo, _bound, _check_root
+from .implicit import SolveInfo, check_root, residual_bound
 from .linalg import CG, GMRES, LinearSolver, default_solver
 from .linear_map import alias
 from .roots import RootProblem
@@ -87,11 +87,11 @@ class Node:
         starts, problem.theta = leaves[: self.starts], list(leaves[self.starts :])
         problem.x0 = problem.pack(problem.rebuild_x(starts)).detach()
         _check_start(problem)
-        bound = _bound(problem, self.tol)
+        bound = residual_bound(problem, self.tol)
         x, self.near, iterations = self.find_root(problem, bound)
         x = x.detach()
         with torch.enable_grad():
-            _check_root(problem, x, bound, iterations, self.throw, self.info)
+            check_root(problem, x, bound, iterations, self.throw, self.info)
         return x.clone()
 
     def residual(self, x: Tensor, leaves: Leaves) -> Tensor:

@@ -16,11 +16,11 @@ from rheograd.sim.core.gradients import check_backward_twice, fd_check, taylor_t
 from rheograd.sim.core.implicit import (
     SolveInfo,
     check_implicit,
-    implicit_fixed_point,
     implicit_least_squares,
     implicit_solve,
     stationary,
 )
+from rheograd.sim.core.implicit_layers import implicit_fixed_point
 from rheograd.sim.core.linalg import CG, GMRES, DenseDirect
 
 F64 = torch.float64

@@ -11,11 +11,11 @@ from rheograd.sim.core.implicit import (
     Solution,
     SolveInfo,
     check_implicit,
-    implicit_fixed_point,
     implicit_least_squares,
     implicit_solve,
     stationary,
 )
+from rheograd.sim.core.implicit_layers import implicit_fixed_point
 from rheograd.sim.core.linalg import CG, DirectSparse
 
 F64 = torch.float64
