@@ -12,7 +12,6 @@ from rheograd.operators.dgno import (
     CubePrior,
     Darcy2D,
     DGNOConfig,
-    NormalPrior,
     Observation,
     Posterior,
     RealNVP,
@@ -20,18 +19,12 @@ from rheograd.operators.dgno import (
     StokesReference,
     burgers_inputs,
     burgers_solutions,
-    coverage,
     darcy_inputs,
     darcy_solutions,
-    hamiltonian,
     inflows,
     noise_level,
-    nuts,
     pixel_accuracy,
-    predict,
     relative_error,
-    residual_rms,
-    sensors,
 )
 from rheograd.operators.dgno.jets import pairs
 from rheograd.operators.train import Trainer, TrainerConfig
@@ -294,84 +287,6 @@ def test_bayes_is_a_bound(generator):
     assert float(terms["code"]) == pytest.approx(float(expected.detach()), abs=0.2)
 
 
-def test_posterior_of_a_linear_decoder_is_normal(generator):
-    """MAP, Laplace and Hamiltonian samples against the closed form."""
-    problem = Darcy2D((8, 8), "primal", count=12)
-    model = DGNO(problem, DGNOConfig(**SMALL), generator=generator).double()
-    x = torch.rand(60, 2, generator=generator, dtype=torch.float64)
-    A = torch.randn(60, 6, generator=generator, dtype=torch.float64)
-    sigma, truth = 0.5, torch.randn(6, generator=generator, dtype=torch.float64)
-
-    class Linear(Posterior):
-        def decode(self, beta):
-            return beta
-
-    problem.solution = lambda beta, x: (beta @ A.T)[:, None]
-    value = A @ truth + sigma * torch.randn(60, generator=generator, dtype=torch.float64)
-    prior = NormalPrior(6).double()
-    post = Linear(model, prior, [Observation(x, value, sigma)])
-    H = A.T @ A / sigma**2 + torch.eye(6, dtype=torch.float64)
-    mean = torch.linalg.solve(H, A.T @ value / sigma**2)
-    start = torch.randn(3, 6, generator=generator, dtype=torch.float64)
-    z = post.maximize(start, 60, 1e-14)
-    assert torch.allclose(z, mean.expand(3, -1), atol=1e-5)
-    root = post.laplace(z[0])
-    assert torch.allclose(root @ root.T, torch.linalg.inv(H), atol=1e-9)
-    begin = mean + torch.randn(20, 6, generator=generator, dtype=torch.float64) @ root.T
-    found = hamiltonian(post.slope, begin, 100, 60, root=root, generator=generator)
-    flat = found.flat()
-    error = (flat.mean(0) - mean) / torch.linalg.inv(H).diagonal().sqrt()
-    assert float(error.abs().max()) < 0.15
-    ratio = torch.cov(flat.T).diagonal() / torch.linalg.inv(H).diagonal()
-    assert 0.8 < float(ratio.min()) and float(ratio.max()) < 1.25
-    assert 0.6 < found.acceptance < 0.99 and float(found.spread.max()) < 1.1
-    with pytest.raises(InputError, match="sigma"):
-        Posterior(model, prior, [])
-    with pytest.raises(InputError, match="values"):
-        Linear(model, prior, [Observation(x, value[:-1], sigma)])
-
-
-def test_nuts_samples_a_bent_density(generator):
-    """Not normal, moments known: y ~ N(0, 1), x ~ N(y² / 2, ½²)."""
-
-    def slope(z):
-        x, y = z.T
-        gap = 4 * (x - 0.5 * y**2)
-        return 2 * (x - 0.5 * y**2) ** 2 + 0.5 * y**2, torch.stack([gap, y - gap * y], 1)
-
-    start = torch.randn(3, 2, generator=generator, dtype=torch.float64)
-    long = nuts(slope, start, 500, 100, generator=generator)
-    batch = hamiltonian(slope, start.repeat(10, 1), 150, 60, length=2.5, generator=generator)
-    for found in (long, batch):
-        z = found.flat()
-        x, y = z.T
-        assert abs(float(y.mean())) < 0.12 and abs(float(y.var()) - 1) < 0.2
-        assert abs(float(x.mean()) - 0.5) < 0.12 and abs(float(x.var()) - 0.75) < 0.3
-        assert float(found.spread.max()) < 1.1 and 0.6 < found.acceptance < 0.98
-    with pytest.raises(InputError, match="finite"):
-        nuts(lambda z: (z.sum(1) / 0, z), start)
-
-
-def test_posterior_gradient_and_jacobian(generator):
-    problem = Darcy2D((8, 8), "mixed", (5.0, 10.0), count=6, points=3)
-    model = awake(DGNO(problem, DGNOConfig(**SMALL), generator=generator), generator).double()
-    a = darcy_inputs(3, 8, (5.0, 10.0), generator=generator).double()
-    model.fit_scales(a)
-    x = problem.points(a)
-    seen = sensors(x, model(a)[0, 0].detach(), 20, 20, generator)
-    rms = residual_rms(model, a, generator=generator)
-    post = Posterior(model, CubePrior(6), [seen], rms, generator=generator)
-    z = 0.3 * torch.randn(2, 6, generator=generator, dtype=torch.float64)
-    assert taylor_test(lambda z: post.energy(z).sum(), z, eps0=1e-3, generator=generator).passed()
-    rho, J = post.jacobian(z)
-    energy, slope = post.slope(z)
-    assert torch.allclose((J.mT @ rho[..., None])[..., 0], slope, atol=1e-8)
-    found = post.maximize(z, 30)
-    best, flat = post.slope(found)
-    assert bool((best < energy).all())
-    assert bool((flat.norm(dim=1) < 0.05 * slope.norm(dim=1)).all())
-
-
 def test_training_on_residuals_alone_lowers_the_error(generator):
     """Two-phase Darcy without a solution, by the common trainer; then a field from its sensors."""
     a = darcy_inputs(64, 16, (5.0, 10.0), 0.3, generator=generator)
@@ -395,27 +310,3 @@ def test_training_on_residuals_alone_lowers_the_error(generator):
         inputs = problem.inputs(model.decode(model.encode(unseen)), x)
     assert error < 0.3
     assert float(pixel_accuracy(inputs, unseen.flatten(1), problem.middle).mean()) > 0.55
-
-
-def test_predictions_spread_by_code_and_by_error(generator):
-    problem = Darcy2D((8, 8), "primal", count=12, points=3)
-    prior = NormalPrior(6)
-    config = DGNOConfig(**SMALL, bayes=True, first_sigma=0.5, hard_share=0.1)
-    model = awake(DGNO(problem, config, prior, generator), generator)
-    a = darcy_inputs(2, 8, generator=generator)
-    model.fit_scales(a)
-    assert float(model.loss({"a": a}, generator)["hard residual"]) > 0
-    x = torch.rand(7, 2, generator=generator)
-    found = predict(model, a, x, 60, generator=generator)
-    assert found.shape == (60, 2, 1, 7) and float(found.std(0).min()) > 0
-    sure = DGNO(problem, DGNOConfig(**SMALL), generator=generator)
-    same = predict(sure, a, draws=3, generator=generator)
-    assert same.shape == (3, 2, 1, 64) and float(same.std(0).max()) == 0
-    wide = predict(sure, a, x, 400, 0.2, generator)
-    assert abs(float(wide.std(0).mean()) - 0.2) < 0.02
-
-
-def test_coverage_of_normal_samples(generator):
-    truth = torch.randn(4000, generator=generator)
-    draws = torch.randn(400, 4000, generator=generator)
-    assert abs(float(coverage(draws, truth, 0.9)) - 0.9) < 0.02
