@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= amg,cluster,opt,rl,taichi,test,viz
+EXTRAS ?= amg,cluster,flows,opt,rl,taichi,test,viz
 ARGS ?=
 
 BIN := $(VENV)/bin

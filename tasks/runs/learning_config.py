@@ -123,7 +123,7 @@ class PlanConfig:
         "sac",
     ] = "gradient"
     """Optimizer; gradient, lbfgs, continuation: through time; cma (extra opt), cem, mppi, mppi-receding,
-    random: by sampling; hybrid: cma, then gradient; apg, shac, ppo, sac (extra rl): policies."""
+    random: by sampling; hybrid: descent and cma in turns; apg, shac, ppo, sac (extra rl): policies."""
     seconds: float | None = 90.0
     """Wall time to spend [s]; resumed runs count what they have spent."""
     iterations: int | None = None

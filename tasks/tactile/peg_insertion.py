@@ -12,6 +12,7 @@ Not in DiffTactile (Si et al. 2024), whose users ask for it; docs/tactile-tasks.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -123,9 +124,12 @@ class PegInsertion(TactileTask):
     def state_terms(self, state: Any, t: int) -> dict[str, Tensor]:
         c, w, end = self.config, self.weight(t), self.end(state)
         aside = (end[:, :2] - end.new_tensor(c.offset)).square().sum(-1)
+        axis = self.peg.deformation(state.x)[..., 2]
+        lean = axis[:, :2] / axis.norm(dim=-1, keepdim=True)  # sine of the tilt
         return {
             "depth": w * (-end[:, 2] / c.depth - 1).square(),
             "aside": 0.25 * w * aside / sum(v * v for v in c.offset),
+            "tilt": 0.05 * w * lean.square().sum(-1) / math.sin(math.radians(c.tilt)) ** 2,
         }
 
     def metrics(self, state: Any) -> dict[str, Tensor]:
