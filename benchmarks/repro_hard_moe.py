@@ -6,10 +6,12 @@ One core, CPU time. Rows, in the order of the acceptance list of docs/hard-moe.m
     boxes          A2: partition and back; numbers of b·w against numbers of b, times w
     solver …       A3: 64 systems: cost against scipy's, iterations, gradient left, smallest curvature
     cost K=…       A4: milliseconds per iteration at equal points; memory that waits for backward
-    sorption …     A5 and A6: 64 cells × 26 frames, N = 12, batch 4, trained without any solution for
-                   `--seconds`; errors on unseen samples by a reference of short steps with the same walls
+    time SIZE …    CPU seconds of one update at 64 × 26, 256 × 101 and 1024 × 101 (cells × frames)
+    sorption SIZE … A5 and A6: N = 12, trained without any solution for `--seconds` of CPU time; errors
+                   on unseen samples by a reference of short steps with the same walls
 
-    python benchmarks/repro_hard_moe.py [--rows sorption …] [--seconds 80] [--again]
+    python benchmarks/repro_hard_moe.py [--rows "sorption 256x101 scalar step"] [--seconds 20]
+        [--sizes 64x26 256x101] [--kinds scalar rich] [--seeds 3] [--again]
 
 Rows that the results file holds are not repeated, so a run that was broken off goes on.
 """
@@ -24,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import scipy.optimize
 import torch
+from hard_moe_training import MODELS, SIZES, generator, held_out, network, train, update_time
 from results import Results, parser
-from rheograd.operators.fno import FNO, FNOConfig
 from rheograd.operators.hard_moe import (
     BoxRouter,
     FitConfig,
@@ -33,18 +35,11 @@ from rheograd.operators.hard_moe import (
     HardOperator,
     PointProblem,
     Rows,
-    SorptionData,
     StepProblem,
-    evaluate,
     first_frames,
     fit,
-    sorption_data,
 )
 from rheograd.sim.grid.pdes import DiffusionSorption, Grid, sorption_sides
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def cubic(z: torch.Tensor, params: object) -> torch.Tensor:
@@ -181,7 +176,7 @@ def cost() -> list[dict]:
         )  # fmt: skip
         with torch.no_grad():
             b, g = model.basis(u0), model.problem.base(u0)
-            data = model._rows(b, g, u0, model.router, None)
+            data = model._rows(b, g, u0)
             zero = data.terms.new_zeros(len(data.terms), 12)
             each = []
             for _ in range(3):
@@ -196,74 +191,15 @@ def cost() -> list[dict]:
     return [*rows, row]
 
 
-def network(n: int, seed: int = 1) -> FNO:
-    config = FNOConfig((6, 8), 1, n, 24, 3, padding=(0.25, 0.25))
-    return FNO(config, generator=generator(seed))
-
-
-MODELS = {
-    "step soft": (1, StepProblem, {"mode": "soft"}),
-    "step one constraint": (12, StepProblem, {}),
-    "step one constraint, N = 48": (48, StepProblem, {}),
-    "step experts": (12, StepProblem, {"boxes": (1, 4)}),
-    "step windows": (12, StepProblem, {"mode": "windows", "boxes": (1, 4)}),
-    "points soft": (1, PointProblem, {"mode": "soft"}),
-    "points one constraint": (12, PointProblem, {}),
-    "points experts": (12, PointProblem, {"boxes": (1, 4)}),
-}
-
-
-def sorption(name: str, kind: str, data: SorptionData, seconds: float) -> dict:
-    """A5, A6: one training."""
-    n, problem, options = MODELS[name]
-    problem = problem(data.pde, data.u.shape[1] - 1)
-    step = isinstance(problem, StepProblem)
-    config = FitConfig(15, 1e-4, sweeps=2) if step else FitConfig(50, 1e-4)
-    model = HardOperator(network(n), problem, config=config, **options)
-    before = evaluate(model, data)["relative_l2"]
-    g = generator(2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    start, updates, share = time.process_time(), 0, 0.0
-    while share < 1:
-        optimizer.param_groups[0]["lr"] = 2e-3 * max(0.02, 1 - share)
-        optimizer.zero_grad()
-        model.loss(first_frames(4, problem.cells, kind, g), g).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        updates += 1
-        share = (time.process_time() - start) / seconds
-    row = {
-        "measure": f"sorption {kind} {name}, {seconds:g} s",
-        "updates": updates,
-        "before": before,
-    }
-    row |= evaluate(model, data)
-    row["reached by long steps"] = data.floor()
-    if model.mode != "soft":
-        model.points = problem.frames * problem.cells // (2 * (model.router.boxes if not
-            options.get("mode") else 1))  # fmt: skip
-        half = evaluate(model, data, g)
-        row["unsampled over sampled"] = half["residual unsampled"] / half["residual sampled"]
-    return row
-
-
-def held_out(kind: str, folder: Path, quick: bool) -> SorptionData:
-    file = folder / f"{kind}{'-quick' if quick else ''}.pt"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        shape = (2, 32, 11) if quick else (8, 64, 25)
-        data = sorption_data(*shape, kind=kind, generator=generator(7), substeps=2 if quick else 8)
-        torch.save((data.u0, data.u), file)
-    u0, u = torch.load(file)
-    grid = Grid(u0.shape[1], sides=sorption_sides())
-    return SorptionData(DiffusionSorption(grid, 500.0 / (u.shape[1] - 1)), u0, u)
-
-
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--rows", nargs="+", help="only rows whose names begin so")
     arguments.add_argument("--again", action="store_true", help="repeat rows that are there")
-    arguments.add_argument("--seconds", type=float, default=80.0, help="CPU time of a training")
+    arguments.add_argument("--seconds", type=float, default=20.0, help="CPU time of a training")
+    arguments.add_argument("--sizes", nargs="+", default=["64x26"], help="cells x frames")
+    arguments.add_argument("--kinds", nargs="+", default=["scalar"], help="scalar, rich")
+    arguments.add_argument("--models", nargs="+", help="parts of names of operators")
+    arguments.add_argument("--seeds", type=int, default=1)
     arguments.add_argument("--data", type=Path, default=Path("runs/hard-moe-data"))
     given = arguments.parse_args()
     torch.set_num_threads(1)
@@ -285,10 +221,17 @@ def main() -> None:
         if wanted(name):
             for row in part():
                 results.add(**row)
-    seconds = 0.5 if given.quick else given.seconds
-    for kind, name in itertools.product(("scalar", "rich"), MODELS):
-        if wanted(f"sorption {kind} {name}, {seconds:g} s"):
-            results.add(**sorption(name, kind, held_out(kind, given.data, given.quick), seconds))
+    seconds, sizes = (0.5, ["32x12"]) if given.quick else (given.seconds, given.sizes)
+    names = [n for n in MODELS if not given.models or any(m in n for m in given.models)]
+    for size, name in itertools.product(sizes, names):
+        measure = f"time {size} {name}"
+        if size in SIZES and wanted(measure):
+            results.add(measure=measure, **update_time(name, size))
+    for seed, size, kind, name in itertools.product(range(given.seeds), sizes, given.kinds, names):
+        measure = f"sorption {size} {kind} {name}, seed {seed}, {seconds:g} s"
+        if wanted(measure):
+            data = held_out(size, kind, given.data)
+            results.add(measure=measure, **train(name, size, kind, data, seconds, seed))
 
 
 if __name__ == "__main__":

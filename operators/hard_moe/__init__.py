@@ -10,6 +10,7 @@ from .boxes import BoxRouter, sample_points, windows
 from .constraint import GRADIENTS, HardConstraint
 from .data import SorptionData, evaluate, first_frames, sorption_data
 from .least_squares import Fit, FitConfig, Rows, fit
+from .local import Layout, LocalRows
 from .model import MODES, HardOperator
 from .problems import PointProblem, Problem, StepProblem
 from .shards import entering, share_out
@@ -22,6 +23,8 @@ __all__ = [
     "FitConfig",
     "HardConstraint",
     "HardOperator",
+    "Layout",
+    "LocalRows",
     "PointProblem",
     "Problem",
     "Rows",

@@ -87,7 +87,9 @@ def sample_points(
     return order[:, :count].sort(1).values
 
 
-def windows(counts: Sequence[int], cells: Sequence[int], overlap: float = 0.5) -> Tensor:
+def windows(
+    counts: Sequence[int], cells: Sequence[int], overlap: float = 0.5, gap: int = 0
+) -> Tensor:
     """A partition of unity over boxes, (K, *cells) float64: Σ_k φ_k = 1, each once differentiable.
 
     φ goes from 1 to 0 as cos² around a border, over `overlap` of the length of a box on either side.
@@ -96,6 +98,8 @@ def windows(counts: Sequence[int], cells: Sequence[int], overlap: float = 0.5) -
         counts: boxes per axis.
         cells: grid.
         overlap: between 0, sharp boxes, and 0.5, where neighbours meet in the middle of a box.
+        gap: cells on either side of the middle of a box that are left to its window alone, so that
+            rows that look as far never meet three windows.
 
     Raises:
         InputError: overlap out of range.
@@ -107,7 +111,8 @@ def windows(counts: Sequence[int], cells: Sequence[int], overlap: float = 0.5) -
         x = (torch.arange(n, dtype=torch.float64) + 0.5) * (k / n)  # in boxes
         rises = [torch.ones(n, dtype=torch.float64)]
         for border in range(1, k):
-            s = ((x - border) / max(2 * overlap, 1e-9) + 0.5).clamp(0, 1)
+            width = min(overlap, max(0.5 - gap * k / n, 0.0))
+            s = ((x - border) / max(2 * width, 1e-9) + 0.5).clamp(0, 1)
             rises.append(torch.sin(0.5 * math.pi * s).square())
         rises.append(torch.zeros(n, dtype=torch.float64))
         axes.append([a - b for a, b in itertools.pairwise(rises)])

@@ -21,6 +21,7 @@ from ...sim.core.errors import InputError, message
 from ...sim.core.factors import Factor
 from ...sim.core.implicit import SolveInfo, implicit_solve
 from ...sim.core.linear_map import Operator
+from . import band
 from .least_squares import Fit, FitConfig, Rows, fit, gradient, hessian
 
 __all__ = ["GRADIENTS", "HardConstraint"]
@@ -80,7 +81,7 @@ class HardConstraint(nn.Module):
         """
         where = "HardConstraint"
         rows.check(where, self.residual)
-        S, _, _, N = rows.terms.shape
+        S, N = len(rows.terms), rows.unknowns
         if start is None:
             start = rows.terms.new_zeros(S, N)
         if start.shape != (S, N):
@@ -127,7 +128,7 @@ class _Normal(Factor):
         self.operator = Operator(self._product, self._product, w)
 
     def _product(self, v: Tensor) -> Tensor:
-        return (self.A @ v[..., None])[..., 0]
+        return band.product(self.A, v)
 
     def _solve(self, b, x0, transpose, tol):
         if self.lower is None:
@@ -140,7 +141,9 @@ class _Normal(Factor):
                 )
                 exact = self.A
                 self._factorize(False)
-                self._factorize(True, torch.where(bad[:, None, None], self.A, exact))
+                self._factorize(
+                    True, torch.where(bad.reshape(-1, *[1] * (exact.ndim - 1)), self.A, exact)
+                )
             if bool((self.info != 0).any()):
                 first = int((self.info != 0).nonzero()[0])
                 got = f"{int((self.info != 0).sum())} of {len(b)} that are not, the first system {first}"
@@ -152,10 +155,9 @@ class _Normal(Factor):
 
     def _factorize(self, exact: bool, A: Tensor | None = None) -> None:
         self.A = self.make(exact) if A is None else A
-        D = self.A.diagonal(dim1=1, dim2=2)
+        D = band.diagonal(self.A)
         self.s = D.clamp_min(torch.finfo(D.dtype).tiny).rsqrt()
-        unit = self.A * self.s[:, :, None] * self.s[:, None, :]
-        self.lower, self.info = torch.linalg.cholesky_ex(unit)
+        self.lower, self.info = band.cholesky(band.rescale(self.A, self.s))
 
     def _once(self, b: Tensor) -> Tensor:
-        return self.s * torch.cholesky_solve((self.s * b)[..., None], self.lower)[..., 0]
+        return self.s * band.solve(self.lower, self.s * b)

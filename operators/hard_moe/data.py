@@ -122,17 +122,19 @@ def evaluate(
         "worst": float(error.max()),
         "residual": float(defect.square().mean().sqrt()),
     }
-    cuts = [k * data.u.shape[2] // model.router.counts[1] for k in range(1, model.router.counts[1])]
-    if cuts:
-        wrong = u - data.u
-        out["jump"] = max(float((wrong[..., c] - wrong[..., c - 1]).abs().max()) for c in cuts)
+    wrong, jumps = u - data.u, []
+    for axis, count in enumerate(model.router.counts[1:], 2):
+        cells = u.shape[axis] // count
+        step = wrong.diff(dim=axis)
+        jumps += [float(step.select(axis, k * cells - 1).abs().max()) for k in range(1, count)]
+    if jumps:
+        out["jump"] = max(jumps)
     if model.mode == "soft":
         return out
     assert model.constraint.last is not None and model.chosen is not None
     out["iterations"] = float(model.constraint.last.iterations.double().mean())
     out["converged"] = float(model.constraint.last.converged.double().mean())
-    boxes = model.router.partition(defect) if model.mode == "experts" else defect
-    squares = boxes.flatten(1).square()
+    squares = model.cut.partition(defect).flatten(1).square()
     taken = torch.zeros_like(squares, dtype=torch.bool).scatter(1, model.chosen, True)
     if not bool(taken.all()):
         out["residual sampled"] = float(squares[taken].mean().sqrt())

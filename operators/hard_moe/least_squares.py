@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...sim.core.errors import ConvergenceError, InputError, message
 from ...sim.core.trees import flatten
+from . import band
 
 __all__ = ["Fit", "FitConfig", "Rows", "fit", "gradient", "hessian", "residuals"]
 
@@ -66,12 +67,20 @@ class Rows:
             got = f"{M} + {L}"
             fix = "Sample more points, add a ridge, or use fewer basis functions"
             raise InputError(message(where, f"at least {N} rows for {N} unknowns", got, fix))
-        for name, value in (("terms", T), ("offset", a), ("linear", self.linear)):
-            if not bool(torch.isfinite(value.detach().sum())):
+        self.finite(where)
+        self.probe(where, residual, S, M)
+
+    def finite(self, where: str) -> None:
+        """Raise `InputError` for values that are not finite."""
+        for name in ("terms", "offset", "linear"):
+            if not bool(torch.isfinite(getattr(self, name).detach().sum())):
                 fix = "Lower the learning rate, or repair the input of the network"
                 raise InputError(message(where, f"finite {name}", "values that are not", fix))
+
+    def probe(self, where: str, residual: Residual, S: int, M: int) -> None:
+        """Raise `InputError` unless the residual is one number a row and depends on z."""
         with torch.enable_grad():
-            z = a.detach().requires_grad_()
+            z = self.known().detach().requires_grad_()
             r = residual(z, self.params)
         if not isinstance(r, Tensor) or r.shape != (S, M):
             got = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
@@ -81,19 +90,66 @@ class Rows:
             fix = "Write it in torch operations on z"
             raise InputError(message(where, "a residual that depends on z", "a constant", fix))
 
+    @property
+    def unknowns(self) -> int:
+        """N."""
+        return self.terms.shape[3]
+
+    def known(self) -> Tensor:
+        """z at w = 0, (S, Q, M)."""
+        return self.offset
+
+    def numbers(self, w: Tensor) -> Tensor:
+        """z at weights w (S, N)."""
+        S, Q, M, N = self.terms.shape
+        return self.offset + (self.terms.reshape(S, Q * M, N) @ w[..., None]).reshape(S, Q, M)
+
+    def excess(self, w: Tensor) -> Tensor:
+        """What the linear rows miss by, (S, L)."""
+        return (self.linear @ w[..., None])[..., 0] - self.target
+
+    def combine(self, c: Tensor) -> Tensor:
+        """J = Σ_q diag(c_q) T_q for c (S, Q, M)."""
+        T = self.terms
+        J = c[:, 0, :, None] * T[:, 0]
+        for q in range(1, T.shape[1]):
+            J = torch.addcmul(J, c[:, q, :, None], T[:, q])
+        return J
+
+    def gram(self, J: Tensor) -> Tensor:
+        """JᵀJ + CᵀC, in a layout of `band`."""
+        return J.mT @ J + self.linear.mT @ self.linear
+
+    def cross(self, k: int, m: int, v: Tensor) -> Tensor:
+        """T_kᵀ diag(v) T_m for v (S, M)."""
+        return self.terms[:, k].mT @ (v[..., None] * self.terms[:, m])
+
+    def pull(self, J: Tensor, r: Tensor, e: Tensor) -> Tensor:
+        """Jᵀ r + Cᵀ e, (S, N)."""
+        return (r[:, None] @ J + e[:, None] @ self.linear)[:, 0]
+
+    def pull_terms(self, c: Tensor, e: Tensor) -> Tensor:
+        """Σ_q T_qᵀ c_q + Cᵀ e for c (S, Q, M), without J."""
+        S, Q, M, N = self.terms.shape
+        flat = c.reshape(S, 1, Q * M) @ self.terms.reshape(S, Q * M, N)
+        return (flat + e[:, None] @ self.linear)[:, 0]
+
     def select(self, index: Tensor) -> Rows:
         """Some of the systems; params are shared unless their first axis counts systems."""
         S = len(self.terms)
         tensors, rebuild = flatten(self.params)
         some = [t[index] if t.ndim and len(t) == S > 1 else t for t in tensors.values()]
         T, a, C, d = (v[index] for v in (self.terms, self.offset, self.linear, self.target))
-        return Rows(T, a, C, d, rebuild(some))
+        return dataclasses.replace(
+            self, terms=T, offset=a, linear=C, target=d, params=rebuild(some)
+        )
 
     def detach(self) -> Rows:
         """Without graph."""
         tensors, rebuild = flatten(self.params)
         T, a, C, d = (v.detach() for v in (self.terms, self.offset, self.linear, self.target))
-        return Rows(T, a, C, d, rebuild([t.detach() for t in tensors.values()]))
+        params = rebuild([t.detach() for t in tensors.values()])
+        return dataclasses.replace(self, terms=T, offset=a, linear=C, target=d, params=params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,22 +217,19 @@ class Fit:
 
 def residuals(residual: Residual, rows: Rows, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """z (S, Q, M), r (S, M) and C w − d (S, L) at weights w (S, N)."""
-    S, Q, M, N = rows.terms.shape
-    z = rows.offset + (rows.terms.reshape(S, Q * M, N) @ w[..., None]).reshape(S, Q, M)
-    return z, residual(z, rows.params), (rows.linear @ w[..., None])[..., 0] - rows.target
+    z = rows.numbers(w)
+    return z, residual(z, rows.params), rows.excess(w)
 
 
 def gradient(residual: Residual, rows: Rows, w: Tensor) -> Tensor:
     """Jᵀ r + Cᵀ (C w − d), (S, N). Differentiable in w and all of rows."""
-    S, Q, M, N = rows.terms.shape
     z, _, e = residuals(residual, rows, w)
     r, slope, _ = _expand(residual, z, rows.params, False)
-    flat = (r[:, None] * slope).reshape(S, 1, Q * M) @ rows.terms.reshape(S, Q * M, N)
-    return (flat + e[:, None] @ rows.linear)[:, 0]
+    return rows.pull_terms(r[:, None] * slope, e)
 
 
 def hessian(residual: Residual, rows: Rows, w: Tensor, full: bool = True) -> Tensor:
-    """H, or G where not `full`, (S, N, N)."""
+    """H, or G where not `full`, in a layout of `band`."""
     z = residuals(residual, rows, w)[0]
     return _matrices(rows, *_expand(residual, z, rows.params, full))[0]
 
@@ -199,7 +252,7 @@ def fit(residual: Residual, rows: Rows, start: Tensor, config: FitConfig) -> Fit
     cost, g, A, G = _expansion(residual, rows, w, full)
     noise = _noise(residual, rows, w)
     for _ in range(config.max_iterations + 1):
-        D = G.diagonal(dim1=1, dim2=2)
+        D = band.diagonal(G)
         D = torch.maximum(D, eps * D.amax(1, keepdim=True)).detach()
         size = (D * 2 * cost.detach()[:, None]).sqrt()
         angle = g.detach().abs() / size.clamp_min(torch.finfo(dtype).tiny)
@@ -249,7 +302,7 @@ def _noise(residual: Residual, rows: Rows, w: Tensor) -> Tensor:
     with torch.no_grad():
         z = residuals(residual, rows, w)[0]
         slope = _expand(residual, z, rows.params, False)[1]
-        terms = (slope * z).abs().sum(1).square().sum(1) + rows.target.square().sum(1)
+        terms = (slope * z).abs().sum(1).square().sum(1) + rows.excess(0 * w).square().sum(1)
         return 0.5 * (10 * torch.finfo(w.dtype).eps) ** 2 * terms
 
 
@@ -276,43 +329,33 @@ def _expand(
     return r, slope, curves
 
 
-def _matrices(rows: Rows, r: Tensor, slope: Tensor, curves: list) -> tuple[Tensor, Tensor]:
-    """H (or G without curves) and J."""
-    T = rows.terms
-    J = slope[:, 0, :, None] * T[:, 0]
-    for q in range(1, T.shape[1]):
-        J = torch.addcmul(J, slope[:, q, :, None], T[:, q])
-    A = J.mT @ J + rows.linear.mT @ rows.linear
+def _matrices(rows: Rows, r: Tensor, slope: Tensor, curves: list) -> tuple[Tensor, Tensor, Tensor]:
+    """H (or G without curves), G and J."""
+    J = rows.combine(slope)
+    A = G = rows.gram(J)
     for k, m, value in curves:
-        A = A + T[:, k].mT @ ((r * value)[..., None] * T[:, m])
-    return A, J
+        A = A + rows.cross(k, m, r * value)
+    return A, G, J
 
 
 def _expansion(residual: Residual, rows: Rows, w: Tensor, full: bool) -> tuple[Tensor, ...]:
     """Cost (S,), gradient (S, N), H or G, and G."""
     z, _, e = residuals(residual, rows, w)
     r, slope, curves = _expand(residual, z, rows.params, full)
-    G, J = _matrices(rows, r, slope, [])
-    A = G
-    for k, m, value in curves:
-        A = A + rows.terms[:, k].mT @ ((r * value)[..., None] * rows.terms[:, m])
-    g = (r[:, None] @ J + e[:, None] @ rows.linear)[:, 0]
+    A, G, J = _matrices(rows, r, slope, curves)
     cost = 0.5 * (r.square().sum(1) + e.square().sum(1))
-    return torch.where(torch.isfinite(cost), cost, math.inf), g, A, G
+    return torch.where(torch.isfinite(cost), cost, math.inf), rows.pull(J, r, e), A, G
 
 
 def _step(A: Tensor, G: Tensor, D: Tensor, lam: Tensor, g: Tensor) -> Tensor:
     """−(A + λ D)⁻¹ g, with G for A where that is indefinite; in units where D is one."""
-    s = D.rsqrt()
-    scale = s[:, :, None] * s[:, None, :]
-    shift = torch.diag_embed(lam[:, None].expand_as(D))
+    s, shift = D.rsqrt(), lam[:, None].expand_as(D)
     with torch.no_grad():
-        bad = torch.linalg.cholesky_ex(A * scale + shift)[1] != 0
+        bad = band.cholesky(band.rescale(A, s, shift))[1] != 0
     floor = 1e3 * torch.finfo(g.dtype).eps
-    chosen = torch.where(bad[:, None, None], G, A) * scale + shift
-    chosen = chosen + torch.diag_embed(floor * bad[:, None].to(D).expand_as(D))
-    lower, _ = torch.linalg.cholesky_ex(chosen)
-    step = -s * torch.cholesky_solve((s * g)[..., None], lower)[..., 0]
+    chosen = torch.where(bad.reshape(-1, *[1] * (A.ndim - 1)), G, A)
+    lower, _ = band.cholesky(band.rescale(chosen, s, shift + floor * bad[:, None].to(D)))
+    step = -s * band.solve(lower, s * g)
     return torch.where(torch.isfinite(step), step, 0.0)
 
 
@@ -321,11 +364,10 @@ def _sweep(residual: Any, rows: Rows, w: Tensor, sweeps: int) -> Tensor:
     for _ in range(sweeps):
         z = residuals(residual, rows, w)[0]
         c = residual.frozen(z, rows.params)
-        J = (c[..., None] * rows.terms).sum(1)
-        known = (c * rows.offset).sum(1)
-        G = J.mT @ J + rows.linear.mT @ rows.linear
-        right = (known[:, None] @ J - rows.target[:, None] @ rows.linear)[:, 0]
-        D = G.diagonal(dim1=1, dim2=2)
+        J = rows.combine(c)
+        G = rows.gram(J)
+        right = rows.pull(J, (c * rows.known()).sum(1), rows.excess(0 * w))
+        D = band.diagonal(G)
         D = torch.maximum(D, torch.finfo(w.dtype).eps * D.amax(1, keepdim=True))
         tiny = torch.full_like(w[:, 0], 1e3 * torch.finfo(w.dtype).eps)
         w = _step(G, G, D, tiny, right)

@@ -11,6 +11,7 @@ from ...sim.core.errors import InputError, message
 from .boxes import BoxRouter, sample_points, windows
 from .constraint import HardConstraint
 from .least_squares import FitConfig, Rows
+from .local import Layout, LocalRows
 from .problems import Problem
 from .shards import entering, share_out
 
@@ -28,18 +29,21 @@ class HardOperator(nn.Module):
         "windows"   u = g + Σ_k φ_k(t, x) b·w_k     one fit of all K·N weights, φ a partition of unity
 
     Experts share the basis and the rows of first frame and walls, and know nothing of one another, so u
-    jumps between boxes. Windows are smooth, so u is.
+    jumps between boxes. Windows are smooth, so u is; where rows look no further than a few cells (`reach`
+    of the problem), each row meets two windows an axis, whatever the number of boxes.
 
     Args:
-        network: (B, 1, F + 1, X) → (B, N, F + 1, X), such as an `FNO` with two axes; any precision.
+        network: (B, 1, F + 1, *cells) → (B, N, F + 1, *cells), such as an `FNO` with a first axis for
+            time; any precision.
         problem: the PDE.
         mode: see above.
-        boxes: number of boxes in time and space.
+        boxes: number of boxes in time and along each axis of space; default one.
         points: rows of the residual per fit, drawn anew in every call; default all.
         config: of the fits.
         grad: derivative of the fits, see `HardConstraint`.
         ridge: weight of the rows ridge · w = 0.
         overlap: of the windows, see `windows`.
+        local: False takes the dense matrices of windows even where rows are local: the same fit.
         throw: raise when a fit does not converge.
 
     Raises:
@@ -54,36 +58,50 @@ class HardOperator(nn.Module):
         network: nn.Module,
         problem: Problem,
         mode: str = "experts",
-        boxes: Sequence[int] = (1, 1),
+        boxes: Sequence[int] | None = None,
         *,
         points: int | None = None,
         config: FitConfig | None = None,
         grad: str = "full",
         ridge: float = 1e-4,
         overlap: float = 0.5,
+        local: bool = True,
         throw: bool = False,
     ) -> None:
         super().__init__()
-        where, cells = "HardOperator", (problem.frames, problem.cells)
+        where, cells = "HardOperator", (problem.frames, *problem.cells)
         if mode not in MODES:
             raise InputError(message(where, f"mode out of {MODES}", mode, "Choose one"))
-        self.router = BoxRouter(boxes)
-        if len(self.router.counts) != 2 or any(
-            n % k for n, k in zip(cells, self.router.counts, strict=True)
-        ):
-            expected = f"boxes (in time, in space) that divide {cells}"
-            raise InputError(message(where, expected, str(tuple(boxes)), "Change them"))
+        self.router = BoxRouter(boxes or [1] * len(cells))
+        counts = self.router.counts
+        if len(counts) != len(cells) or any(n % k for n, k in zip(cells, counts, strict=True)):
+            expected = f"boxes (in time, along each axis of space) that divide {cells}"
+            raise InputError(message(where, expected, str(tuple(counts)), "Change them"))
         self.network, self.problem, self.mode = network, problem, mode
         self.points, self.ridge = points, ridge
         self.constraint = HardConstraint(problem, config, grad, throw)
         self.chosen: Tensor | None = None
         """Indices of the residual's rows in the last call, (S, m), of the points of each box."""
+        reach = problem.reach
+        layout = Layout(counts, cells, reach or 0)
+        self.layout = layout if mode == "windows" and reach is not None and layout.fits else None
+        """Of windows whose fit is local, else None."""
+        one = mode == "windows"
+        self.cut = BoxRouter([1] * len(cells)) if one else self.router
+        """Boxes of points that share their unknowns."""
         # The first frame belongs to the first boxes in time, as windows in time begin with it.
-        phi = windows(self.router.counts, cells, overlap)
+        phi = windows(counts, cells, overlap, reach if self.layout else 0)
+        if self.layout and not local:
+            self.layout = None
+        if self.layout:
+            self.cut = BoxRouter(self.layout.patches)
+            colours = int(self.layout.colour.max()) + 1
+            none = phi.new_zeros(colours, *phi.shape[1:])
+            phi = none.index_add(0, self.layout.colour, phi)
         self.register_buffer("phi", torch.cat([phi[:, :1], phi], 1), persistent=False)
 
     def forward(self, u0: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """First frames (B, X) → fields (B, F + 1, X) in float64.
+        """First frames (B, *cells) → fields (B, F + 1, *cells) in float64.
 
         Args:
             u0: first frames.
@@ -101,25 +119,25 @@ class HardOperator(nn.Module):
             return g + b[:, 0]
         if self.mode == "windows":
             b = (b[:, None] * self.phi.to(b)[:, None]).flatten(1, 2)
-        boxed = self.mode == "experts"
-        router = self.router if boxed else BoxRouter((1, 1))
-        rows = self._rows(entering(b), g, u0.double(), router, generator)
+        rows = self._rows(entering(b), g, u0.double(), generator)
         w = share_out(self.constraint, rows)
-        # w (B·K, N): the first frame takes the weights of the first boxes in time
-        kt = router.counts[0]
-        early = w.unflatten(0, (len(u0), kt, -1))[:, 0].flatten(0, 1)
-        first = BoxRouter((1, router.counts[1]))
-        parts = ((first, b[:, :, :1], early), (router, b[:, :, 1:], w))
-        u = [r.unpartition(torch.einsum("snij,sn->sij", r.partition(f), v)) for r, f, v in parts]
+        if self.layout:
+            w = self.layout.gather(w).flatten(0, 1)
+        # w (B·boxes, N): the first frame takes the weights of the first boxes in time
+        counts = self.cut.counts
+        early = w.unflatten(0, (len(u0), counts[0], -1))[:, 0].flatten(0, 1)
+        first = BoxRouter((1, *counts[1:]))
+        parts = ((first, b[:, :, :1], early), (self.cut, b[:, :, 1:], w))
+        u = [r.unpartition(torch.einsum("sn...,sn->s...", r.partition(f), v)) for r, f, v in parts]
         return g + torch.cat(u, 1)
 
     def basis(self, u0: Tensor) -> Tensor:
-        """Basis functions b, (B, N, F + 1, X) float64."""
+        """Basis functions b, (B, N, F + 1, *cells) float64."""
         like = next(self.network.parameters(), u0)
-        frames = self.problem.frames + 1
-        b = self.network(u0.to(like.dtype)[:, None, None].expand(-1, 1, frames, -1))
-        if b.ndim != 4 or b.shape[2:] != (frames, self.problem.cells):
-            expected = f"a network with output (B, N, {frames}, {self.problem.cells})"
+        shape = (self.problem.frames + 1, *self.problem.cells)
+        b = self.network(u0.to(like.dtype)[:, None, None].expand(-1, 1, shape[0], *shape[1:]))
+        if b.ndim != len(shape) + 2 or b.shape[2:] != shape:
+            expected = f"a network with output (B, N, {', '.join(map(str, shape))})"
             raise InputError(message("HardOperator", expected, b, "Keep the grid of its input"))
         return self.problem.shape(b.double())
 
@@ -128,21 +146,23 @@ class HardOperator(nn.Module):
         return self.problem.loss(self(u0, generator), u0.double()).mean()
 
     def _rows(
-        self,
-        b: Tensor,
-        g: Tensor,
-        u0: Tensor,
-        router: BoxRouter,
-        generator: torch.Generator | None,
+        self, b: Tensor, g: Tensor, u0: Tensor, generator: torch.Generator | None = None
     ) -> Rows:
         """Rows of all boxes of all samples; every linear operator acts before the cut."""
-        problem, K, N = self.problem, router.boxes, b.shape[1]
-        T = router.partition(problem.terms(b)).flatten(3).mT
-        a = router.partition(problem.terms(g, known=True)).flatten(2)
-        self.chosen = sample_points(len(T), a.shape[2], self.points, generator).to(T.device)
+        problem, K, N = self.problem, self.cut.boxes, b.shape[1]
+        T = self.cut.partition(problem.terms(b)).flatten(3).mT
+        a = self.cut.partition(problem.terms(g, known=True)).flatten(2)
+        count = self.points
+        if count is not None and self.layout:
+            count = max(1, count // K)
+        self.chosen = sample_points(len(T), a.shape[2], count, generator).to(T.device)
         if self.chosen.shape[1] < a.shape[2]:
             at = self.chosen[:, None].expand(-1, T.shape[1], -1)
             a, T = a.gather(2, at), T.gather(2, at[..., None].expand(-1, -1, -1, N))
+        if self.layout:
+            none = T.new_zeros(len(u0), 0)
+            T, a = (v.unflatten(0, (len(u0), K)) for v in (T, a))
+            return LocalRows(T, a, none, none, layout=self.layout, ridge=self.ridge)
         target, weight = problem.targets(u0)
         C = (problem.linear(b) * weight[:, None]).mT
         d = (target - problem.linear(g)) * weight

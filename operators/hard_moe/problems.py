@@ -1,4 +1,4 @@
-"""Evolution equations in one dimension as rows of a fit: frames 0 … F of a field on cells.
+"""Evolution equations as rows of a fit: frames 0 … F of a field on cells, here in one dimension.
 
 A problem says which linear functionals its residual reads, what is known of the field beforehand, and
 which linear rows go with it. Differentiable in fields. Sources at the classes.
@@ -19,65 +19,41 @@ __all__ = ["PointProblem", "Problem", "StepProblem"]
 
 
 class Problem:
-    """What both problems share.
+    """A PDE as `HardOperator` sees it; subclasses give `terms`, `residual`, `base` and `loss`.
 
     Args:
-        pde: a 1-D PDE; its `dt` is the time between frames [s].
         frames: F, frames after the first.
-
-    Raises:
-        InputError: no frames, not one field in 1-D, or a right-hand side that is not affine in u.
+        cells: grid of a frame.
     """
 
     numbers = 3
     """Q, how many numbers the residual reads."""
+    reach: int | None = None
+    """How many cells and frames away a row looks, if it has no linear rows; None: everywhere."""
 
-    def __init__(self, pde: FiniteVolume, frames: int) -> None:
-        where = type(self).__name__
-        if pde.grid.dim != 1 or len(pde.channels) != 1 or frames < 2:
-            got = f"{type(pde).__name__} in {pde.grid.dim}-D, {frames} frames"
-            fix = "Give a 1-D PDE and two frames or more"
-            raise InputError(message(where, "one field in 1-D and frames >= 2", got, fix))
-        self.pde, self.frames, self.cells = pde, frames, pde.grid.cells[0]
-        x = torch.linspace(0.1, 0.9, self.cells, dtype=torch.float64)[None, None]
-        values = self.values(x)
-        a, b, zero = pde.rhs(x, values), pde.rhs(2 * x, values), pde.rhs(0 * x, values)
-        if not torch.allclose(b - a, a - zero, rtol=1e-8, atol=1e-10):
-            fix = "Put what is not linear into storage, or write a problem of your own"
-            raise InputError(
-                message(where, "a right-hand side affine in u", type(pde).__name__, fix)
-            )
-
-    def values(self, like: Tensor) -> dict[str, Tensor]:
-        """Parameters of the PDE in the precision of `like`."""
-        return self.pde.prepare(None, FieldState(like.new_zeros(1, 1, self.cells))).values
-
-    def rate(self, f: Tensor, known: bool) -> Tensor:
-        """Right-hand side of the PDE for fields (..., X); its linear part where not `known`."""
-        values = self.values(f)
-        value = self.pde.rhs(f.reshape(-1, 1, self.cells), values)
-        if not known:
-            value = value - self.pde.rhs(f.new_zeros(1, 1, self.cells), values)
-        return value.reshape(f.shape)
+    def __init__(self, frames: int, cells: tuple[int, ...]) -> None:
+        self.frames, self.cells = frames, tuple(cells)
 
     def check(self, u0: Tensor) -> None:
-        """Raise `InputError` unless u0 is (B, X) and finite."""
-        if u0.ndim != 2 or u0.shape[1] != self.cells or not bool(torch.isfinite(u0).all()):
-            expected = f"finite first frames (B, {self.cells})"
+        """Raise `InputError` unless u0 is (B, *cells) and finite."""
+        if tuple(u0.shape[1:]) != self.cells or not bool(torch.isfinite(u0).all()):
+            cells = ", ".join(map(str, self.cells))
+            expected = f"finite first frames (B, {cells})"
             raise InputError(message(type(self).__name__, expected, u0, "Correct the shape"))
 
     def base(self, u0: Tensor) -> Tensor:
-        """The known part g of the field, (B, F + 1, X)."""
+        """The known part g of the field, (B, F + 1, *cells)."""
         raise NotImplementedError
 
     def shape(self, b: Tensor) -> Tensor:
-        """Basis functions (B, N, F + 1, X) made to fit what is known."""
+        """Basis functions (B, N, F + 1, *cells) made to fit what is known."""
         return b
 
     def terms(self, f: Tensor, known: bool = False) -> Tensor:
-        """Numbers that the residual reads, (B, *lead, F + 1, X) → (B, Q, *lead, F, X).
+        """Numbers that the residual reads, (B, *lead, F + 1, *cells) → (B, Q, *lead, F, *cells).
 
-        With `known` inhomogeneous walls count in, as they do once in the sum g + b·w.
+        With `known` what does not depend on u counts in, such as inhomogeneous walls and forces, as it
+        does once in the sum g + b·w.
         """
         raise NotImplementedError
 
@@ -90,24 +66,65 @@ class Problem:
         return self.residual(z, params)
 
     def linear(self, f: Tensor) -> Tensor:
-        """Linear rows of fields, (B, *lead, F + 1, X) → (B, *lead, L)."""
-        return f.new_zeros(*f.shape[:-2], 0)
+        """Linear rows of fields, (B, *lead, F + 1, *cells) → (B, *lead, L)."""
+        return f.new_zeros(*f.shape[: -1 - len(self.cells)], 0)
 
     def targets(self, u0: Tensor) -> tuple[Tensor, Tensor]:
         """Right-hand sides (B, L) of the linear rows, and their weights."""
-        return u0[:, :0], u0[:, :0]
+        return u0.new_zeros(len(u0), 0), u0.new_zeros(len(u0), 0)
 
     def defect(self, u: Tensor) -> Tensor:
-        """Residual of fields (B, F + 1, X) at all points, (B, F, X)."""
+        """Residual of fields (B, F + 1, *cells) at all points, (B, F, *cells)."""
         z = self.terms(u, known=True)
-        return self.residual(z.flatten(2)).reshape(len(u), self.frames, self.cells)
+        return self.residual(z.flatten(2)).reshape(len(u), self.frames, *self.cells)
 
     def loss(self, u: Tensor, u0: Tensor) -> Tensor:
         """What training lowers, (B,); no solution is needed."""
         raise NotImplementedError
 
 
-class StepProblem(Problem):
+class LineProblem(Problem):
+    """What problems with one field in 1-D share.
+
+    Args:
+        pde: a 1-D PDE; its `dt` is the time between frames [s].
+        frames: F, frames after the first.
+
+    Raises:
+        InputError: no frames, not one field in 1-D, or a right-hand side that is not affine in u.
+    """
+
+    def __init__(self, pde: FiniteVolume, frames: int) -> None:
+        where = type(self).__name__
+        if pde.grid.dim != 1 or len(pde.channels) != 1 or frames < 2:
+            got = f"{type(pde).__name__} in {pde.grid.dim}-D, {frames} frames"
+            fix = "Give a 1-D PDE and two frames or more"
+            raise InputError(message(where, "one field in 1-D and frames >= 2", got, fix))
+        super().__init__(frames, pde.grid.cells)
+        self.pde = pde
+        x = torch.linspace(0.1, 0.9, *self.cells, dtype=torch.float64)[None, None]
+        values = self.values(x)
+        a, b, zero = pde.rhs(x, values), pde.rhs(2 * x, values), pde.rhs(0 * x, values)
+        if not torch.allclose(b - a, a - zero, rtol=1e-8, atol=1e-10):
+            fix = "Put what is not linear into storage, or write a problem of your own"
+            raise InputError(
+                message(where, "a right-hand side affine in u", type(pde).__name__, fix)
+            )
+
+    def values(self, like: Tensor) -> dict[str, Tensor]:
+        """Parameters of the PDE in the precision of `like`."""
+        return self.pde.prepare(None, FieldState(like.new_zeros(1, 1, *self.cells))).values
+
+    def rate(self, f: Tensor, known: bool) -> Tensor:
+        """Right-hand side of the PDE for fields (..., X); its linear part where not `known`."""
+        values = self.values(f)
+        value = self.pde.rhs(f.reshape(-1, 1, *self.cells), values)
+        if not known:
+            value = value - self.pde.rhs(f.new_zeros(1, 1, *self.cells), values)
+        return value.reshape(f.shape)
+
+
+class StepProblem(LineProblem):
     """The implicit step of a finite-volume solver as residual, so that the solver's solution is exact:
 
         ρ = [m(u_j) − m(u_{j−1}) − Δt rhs(u_j)] / m'(scale)        [unit of u]
@@ -116,7 +133,7 @@ class StepProblem(Problem):
     from the centres, so they need no rows. First order in time.
 
     Args:
-        pde: with a right-hand side affine in u; nonlinear storage is fine.
+        pde: with a right-hand side affine in u that reads next cells at most; nonlinear storage is fine.
         frames: F.
         scale: value of u at which rows are scaled.
 
@@ -130,6 +147,8 @@ class StepProblem(Problem):
         super().__init__(pde, frames)
         u = torch.full((1, 1, 1), scale, dtype=torch.float64)
         self.capacity = float(self._slope(u))
+        if not pde.grid.periodic[0]:  # a periodic row at one end would meet windows of the other
+            self.reach = 1
 
     def base(self, u0: Tensor) -> Tensor:
         return u0[:, None].expand(-1, self.frames + 1, -1)
@@ -166,7 +185,7 @@ class StepProblem(Problem):
             return torch.autograd.grad(m, at)[0]
 
 
-class PointProblem(Problem):
+class PointProblem(LineProblem):
     """Diffusion–sorption as the paper states it, at points:
 
         ρ = u_t − D u_xx / R(u)  [1/s],   rows (u(0, x) − u₀) / mean u₀,  u(t, 0) − 1,  u + D u_x at 1
@@ -194,7 +213,7 @@ class PointProblem(Problem):
 
     def base(self, u0: Tensor) -> Tensor:
         """Nothing is known."""
-        return u0.new_zeros(len(u0), self.frames + 1, self.cells)
+        return u0.new_zeros(len(u0), self.frames + 1, *self.cells)
 
     def terms(self, f: Tensor, known: bool = False) -> Tensor:
         dt, dx = self.pde.dt, self.pde.grid.dx[0]
@@ -226,6 +245,6 @@ class PointProblem(Problem):
     def loss(self, u: Tensor, u0: Tensor) -> Tensor:
         target, weight = self.targets(u0)
         e = (self.linear(u) - target) * weight
-        first, left, right = e.split([self.cells, self.frames, self.frames], 1)
-        start = first.norm(dim=1) / self.cells**0.5
+        first, left, right = e.split([*self.cells, self.frames, self.frames], 1)
+        start = first.norm(dim=1) / self.cells[0] ** 0.5
         return start + left.norm(dim=1) + right.norm(dim=1) + self.defect(u).flatten(1).norm(dim=1)

@@ -49,7 +49,7 @@ def share_out(solve: Callable[[Rows], Tensor], rows: Rows) -> Tensor:
     each = -(-S // P)
     first = min(dist.get_rank() * each, S)
     mine = torch.arange(first, min(first + each, S), device=rows.terms.device)
-    error, w = None, rows.terms.new_zeros(0, rows.terms.shape[3])
+    error, w = None, rows.terms.new_zeros(0, rows.unknowns)
     try:
         w = solve(rows.select(mine)) if len(mine) else w
     except RheogradError as caught:
