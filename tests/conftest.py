@@ -34,6 +34,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
+@pytest.fixture(autouse=True)
+def same_precision():
+    """A test that leaves another default precision behind would break the ones after it."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and (left := torch.get_default_dtype()) != torch.float32:
+        torch.set_default_dtype(torch.float32)
+        pytest.fail(f"the default dtype was left at {left}")
+
+
 @pytest.fixture
 def generator():
     """A seeded torch generator: tests draw from it, never from the global one."""

@@ -42,7 +42,9 @@ def motion(like: torch.Tensor) -> GasControl:
 
 def run(method, n: int = 24, dim: int = 2, frames: int = 4, dtype=torch.float32):
     model = scene(n, dim)
-    solver = GasSolver(model, GasConfig(dt=DT, pressure=method))
+    # In the norm of the largest cell the rest may be a little more than in that of the tolerance.
+    tol = 3e-7 if dtype == torch.float32 else None
+    solver = GasSolver(model, GasConfig(dt=DT, pressure=method, tol=tol))
     state, masks = model.initial_state(dtype=dtype), []
     for _ in range(frames):
         state = solver.step(state, motion(state.u_x))
