@@ -1,20 +1,28 @@
-"""Trainings of `repro_hard_moe`: diffusion–sorption at three sizes, equal CPU time for every operator."""
+"""Trainings of `repro_hard_moe`, equal CPU time for every operator: diffusion–sorption at three sizes,
+Navier–Stokes in a plane.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from rheograd.operators.fno import FNO, FNOConfig
 from rheograd.operators.hard_moe import (
     FitConfig,
+    FlowData,
+    FlowProblem,
     HardOperator,
     PointProblem,
     SorptionData,
     StepProblem,
     evaluate,
     first_frames,
+    fit,
+    flow_data,
+    flow_frames,
     sorption_data,
 )
 from rheograd.sim.grid.pdes import DiffusionSorption, Grid, sorption_sides
@@ -67,25 +75,69 @@ def train(name: str, size: str, kind: str, data: SorptionData, seconds: float, s
     """A5, A6: one training."""
     (cells, frames), batch = shape(size), SIZES.get(size, (4, 8, 8))[0]
     model = operator(name, data.pde, frames, seed)
-    before = evaluate(model, data)["relative_l2"]
     g = generator(2 + seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    start, updates, share = time.process_time(), 0, 0.0
-    while share < 1:
-        optimizer.param_groups[0]["lr"] = 2e-3 * max(0.02, 1 - share)
-        optimizer.zero_grad()
-        model.loss(first_frames(batch, cells, kind, g), g).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        updates += 1
-        share = (time.process_time() - start) / seconds
-    row = {"updates": updates, "cpu seconds per update": share * seconds / updates}
-    row |= {"before": before, **evaluate(model, data), "reached by long steps": data.floor()}
+    row = learn(model, data, lambda: first_frames(batch, cells, kind, g), seconds, g)
     if model.mode != "soft" and model.points == frames * cells // (4 if "experts" in name else 1):
         model.points //= 2
         half = evaluate(model, data, g)
         row["unsampled over sampled"] = half["residual unsampled"] / half["residual sampled"]
     return row
+
+
+def learn(
+    model: HardOperator,
+    data: SorptionData | FlowData,
+    draw: Callable[[], torch.Tensor],
+    seconds: float,
+    g: torch.Generator,
+) -> dict:
+    """Adam on the loss of first frames alone for some CPU time; errors before and after."""
+    before = evaluate(model, data, generator(5))["relative_l2"]
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    start, updates, share = time.process_time(), 0, 0.0
+    while share < 1:
+        optimizer.param_groups[0]["lr"] = 2e-3 * max(0.02, 1 - share)
+        optimizer.zero_grad()
+        model.loss(draw(), g).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        updates += 1
+        share = (time.process_time() - start) / seconds
+    row = {"updates": updates, "cpu seconds per update": share * seconds / updates}
+    row |= {"before": before, **evaluate(model, data, generator(5))}
+    return row | {"reached by long steps": data.floor()}
+
+
+FLOWS = {
+    "soft": (1, {"mode": "soft"}),
+    "one constraint": (8, {}),
+    "experts": (8, {"boxes": (1, 2, 2)}),
+    "windows": (8, {"mode": "windows", "boxes": (1, 2, 2)}),
+}
+"""Name → (basis functions, options of the operator)."""
+
+
+def train_flow(name: str, data: FlowData, seconds: float, seed: int) -> dict:
+    """Vorticity in a plane; 4096 rows of the residual per sample in a fit at most."""
+    n, options = FLOWS[name]
+    frames, cells = data.u.shape[1] - 1, data.u.shape[2]
+    modes = (4, 6, 6) if frames >= 16 else (1, 2, 2)
+    config = FNOConfig(modes, 1, n, 16, 3, padding=(0.25, 0.0, 0.0))
+    points = min(4096, frames * cells**2) // (4 if name == "experts" else 1)
+    model = HardOperator(
+        FNO(config, generator=generator(1 + 10 * seed)), FlowProblem(data.pde, frames),
+        config=FitConfig(15, 1e-4, sweeps=2), points=points, **options,
+    )  # fmt: skip
+    g = generator(2 + seed)
+    row = learn(model, data, lambda: flow_frames(2, cells, g), seconds, g)
+    u = data.u0[:, None].expand_as(data.u)
+    row["nothing moves"] = float((u - data.u).norm() / data.u.norm())
+    return row
+
+
+def flows(cells: int = 24, frames: int = 24) -> FlowData:
+    """Unseen flows and their reference."""
+    return flow_data(4, cells, frames, duration=frames / 16, generator=generator(7))
 
 
 def update_time(name: str, size: str, repeats: int = 3) -> dict:
@@ -107,6 +159,29 @@ def update_time(name: str, size: str, repeats: int = 3) -> dict:
         "forward": min(t[0] for t in times[1:]),
         "update": min(t[1] for t in times[1:]),
     }
+
+
+def boxes_cost(K: int, size: str = "256x101", n: int = 8) -> dict:
+    """CPU milliseconds of three iterations of a fit in K boxes, all points; rows made beforehand."""
+    cells, frames = shape(size)
+    pde = DiffusionSorption(Grid(cells, sides=sorption_sides()), 500.0 / frames)
+    u0, row = first_frames(1, cells, generator=generator(3)), {}
+    for name, mode, local in (
+        ("experts", "experts", True),
+        ("windows", "windows", True),
+        ("windows, dense", "windows", False),
+    ):
+        model = HardOperator(network(n), StepProblem(pde, frames), mode, (1, K), local=local)
+        with torch.no_grad():
+            rows = model._rows(model.basis(u0), model.problem.base(u0), u0)
+            zero, times = rows.terms.new_zeros(len(rows.terms), rows.unknowns), []
+            for _ in range(2):
+                start = time.process_time()
+                fit(model.problem, rows, zero, FitConfig(3, 1e-30))
+                times.append(1e3 * (time.process_time() - start))
+        row[name] = min(times)
+        row[f"MiB of rows, {name}"] = rows.terms.numel() * 8 / 2**20
+    return row
 
 
 def held_out(size: str, kind: str, folder: Path) -> SorptionData:

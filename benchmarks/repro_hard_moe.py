@@ -6,9 +6,11 @@ One core, CPU time. Rows, in the order of the acceptance list of docs/hard-moe.m
     boxes          A2: partition and back; numbers of b·w against numbers of b, times w
     solver …       A3: 64 systems: cost against scipy's, iterations, gradient left, smallest curvature
     cost K=…       A4: milliseconds per iteration at equal points; memory that waits for backward
+    fit in …       milliseconds of a fit at 256 × 101 against the number of boxes, windows also dense
     time SIZE …    CPU seconds of one update at 64 × 26, 256 × 101 and 1024 × 101 (cells × frames)
     sorption SIZE … A5 and A6: N = 12, trained without any solution for `--seconds` of CPU time; errors
                    on unseen samples by a reference of short steps with the same walls
+    flow …         Navier–Stokes in a plane, 24 × 24 cells × 25 frames, trained in the same way
 
     python benchmarks/repro_hard_moe.py [--rows "sorption 256x101 scalar step"] [--seconds 20]
         [--sizes 64x26 256x101] [--kinds scalar rich] [--seeds 3] [--again]
@@ -26,7 +28,19 @@ from pathlib import Path
 import numpy as np
 import scipy.optimize
 import torch
-from hard_moe_training import MODELS, SIZES, generator, held_out, network, train, update_time
+from hard_moe_training import (
+    FLOWS,
+    MODELS,
+    SIZES,
+    boxes_cost,
+    flows,
+    generator,
+    held_out,
+    network,
+    train,
+    train_flow,
+    update_time,
+)
 from results import Results, parser
 from rheograd.operators.hard_moe import (
     BoxRouter,
@@ -221,6 +235,9 @@ def main() -> None:
         if wanted(name):
             for row in part():
                 results.add(**row)
+    for K in (2, 4, 8, 16):
+        if not given.quick and wanted(f"fit in {K} boxes"):
+            results.add(measure=f"fit in {K} boxes", **boxes_cost(K))
     seconds, sizes = (0.5, ["32x12"]) if given.quick else (given.seconds, given.sizes)
     names = [n for n in MODELS if not given.models or any(m in n for m in given.models)]
     for size, name in itertools.product(sizes, names):
@@ -232,6 +249,11 @@ def main() -> None:
         if wanted(measure):
             data = held_out(size, kind, given.data)
             results.add(measure=measure, **train(name, size, kind, data, seconds, seed))
+    for seed, name in itertools.product(range(given.seeds), FLOWS):
+        measure = f"flow {name}, seed {seed}, {seconds:g} s"
+        if wanted(measure):
+            data = flows(16, 4) if given.quick else flows()
+            results.add(measure=measure, **train_flow(name, data, seconds, seed))
 
 
 if __name__ == "__main__":

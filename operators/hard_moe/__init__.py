@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from .boxes import BoxRouter, sample_points, windows
 from .constraint import GRADIENTS, HardConstraint
-from .data import SorptionData, evaluate, first_frames, sorption_data
+from .data import (
+    FlowData,
+    SorptionData,
+    evaluate,
+    first_frames,
+    flow_data,
+    flow_frames,
+    sorption_data,
+)
+from .flow import FlowProblem
 from .least_squares import Fit, FitConfig, Rows, fit
 from .local import Layout, LocalRows
 from .model import MODES, HardOperator
@@ -21,6 +30,8 @@ __all__ = [
     "BoxRouter",
     "Fit",
     "FitConfig",
+    "FlowData",
+    "FlowProblem",
     "HardConstraint",
     "HardOperator",
     "Layout",
@@ -34,6 +45,8 @@ __all__ = [
     "evaluate",
     "first_frames",
     "fit",
+    "flow_data",
+    "flow_frames",
     "sample_points",
     "share_out",
     "sorption_data",

@@ -117,8 +117,6 @@ class HardOperator(nn.Module):
         g = problem.base(u0.double())
         if self.mode == "soft":
             return g + b[:, 0]
-        if self.mode == "windows":
-            b = (b[:, None] * self.phi.to(b)[:, None]).flatten(1, 2)
         rows = self._rows(entering(b), g, u0.double(), generator)
         w = share_out(self.constraint, rows)
         if self.layout:
@@ -129,17 +127,20 @@ class HardOperator(nn.Module):
         first = BoxRouter((1, *counts[1:]))
         parts = ((first, b[:, :, :1], early), (self.cut, b[:, :, 1:], w))
         u = [r.unpartition(torch.einsum("sn...,sn->s...", r.partition(f), v)) for r, f, v in parts]
-        return g + torch.cat(u, 1)
+        return problem.project(g + torch.cat(u, 1), g)
 
     def basis(self, u0: Tensor) -> Tensor:
-        """Basis functions b, (B, N, F + 1, *cells) float64."""
+        """Basis functions (B, N, F + 1, *cells) float64; N of each colour, or of each window."""
         like = next(self.network.parameters(), u0)
         shape = (self.problem.frames + 1, *self.problem.cells)
         b = self.network(u0.to(like.dtype)[:, None, None].expand(-1, 1, shape[0], *shape[1:]))
         if b.ndim != len(shape) + 2 or b.shape[2:] != shape:
             expected = f"a network with output (B, N, {', '.join(map(str, shape))})"
             raise InputError(message("HardOperator", expected, b, "Keep the grid of its input"))
-        return self.problem.shape(b.double())
+        b = b.double()
+        if self.mode == "windows":
+            b = (b[:, None] * self.phi.to(b)[:, None]).flatten(1, 2)
+        return self.problem.shape(b)
 
     def loss(self, u0: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The problem's loss of what the operator gives, mean over samples."""

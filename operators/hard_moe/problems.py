@@ -49,6 +49,10 @@ class Problem:
         """Basis functions (B, N, F + 1, *cells) made to fit what is known."""
         return b
 
+    def project(self, u: Tensor, g: Tensor) -> Tensor:
+        """Fields put together from boxes, (B, F + 1, *cells), made to fit what is known."""
+        return u
+
     def terms(self, f: Tensor, known: bool = False) -> Tensor:
         """Numbers that the residual reads, (B, *lead, F + 1, *cells) → (B, Q, *lead, F, *cells).
 

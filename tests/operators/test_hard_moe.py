@@ -219,14 +219,14 @@ PAIR = """
 import os, sys
 import torch
 import torch.distributed as dist
-sys.path[:0] = sys.argv[2:]
+sys.path[:0] = sys.argv[3:]
 from test_hard_moe import operator, first_frames
 from rheograd.operators.hard_moe import FitConfig
 from rheograd.sim.core.errors import RheogradError
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
-model = operator(boxes=(1, 2))
+model = operator(sys.argv[2], boxes=(1, 2))
 u0 = first_frames(3, 16, generator=torch.Generator().manual_seed(0))
 u = model(u0)
 model.problem.loss(u, u0).mean().backward()
@@ -244,22 +244,23 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over localhost")
-def test_two_processes_are_one(tmp_path):
-    """Values and gradients of experts shared by two processes; a failure on one is one on both."""
+@pytest.mark.parametrize("mode, shares", [("experts", (3, 3)), ("windows", (2, 1))])
+def test_two_processes_are_one(mode, shares, tmp_path):
+    """Values and gradients of fits shared by two processes; a failure on one is one on both."""
     script = tmp_path / "pair.py"
     script.write_text(PAIR)
     here = os.path.dirname(os.path.abspath(__file__))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     result = subprocess.run(
-        [*command, str(script), str(tmp_path), here, os.path.dirname(here)],
+        [*command, str(script), str(tmp_path), mode, here, os.path.dirname(here)],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    model = operator(boxes=(1, 2))
+    model = operator(mode, boxes=(1, 2))
     u0 = first_frames(3, 16, generator=torch.Generator().manual_seed(0))
     u = model(u0)
     model.problem.loss(u, u0).mean().backward()
     for rank in range(2):
         v, grad, solved, raised = torch.load(tmp_path / f"{rank}.pt")
-        assert torch.allclose(u, v, atol=1e-12) and solved == 3 and raised
+        assert torch.allclose(u, v, atol=1e-12) and solved == shares[rank] and raised
         assert torch.allclose(model.network.rates.grad, grad, rtol=1e-9, atol=1e-13)
