@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from .core import Task
+__all__ = ["TASKS", "register_family", "register_task"]
 
-__all__ = ["TASKS", "register_task"]
-
-TASKS: dict[str, Callable[[], type[Task]]] = {}
+TASKS: dict[str, Callable[[], type[Any]]] = {}
 """Registered tasks: name → function that imports and returns the class."""
 
 
-def register_task(name: str, loader: Callable[[], type[Task]]) -> None:
+def register_task(name: str, loader: Callable[[], type[Any]]) -> None:
     """Make a task known to the registry and the command line.
 
     Args:
@@ -22,3 +20,19 @@ def register_task(name: str, loader: Callable[[], type[Task]]) -> None:
         loader: Returns the class; called when the task is asked for, so listing stays fast.
     """
     TASKS[name] = loader
+
+
+def register_family(package: str, tasks: Mapping[str, tuple[str, str]]) -> None:
+    """Register the tasks of a folder under its name.
+
+    Args:
+        package: the folder's `__package__`; its last part begins the names.
+        tasks: name → module in the folder and class in it.
+    """
+    family = package.rpartition(".")[2]
+    for name, (module, cls) in tasks.items():
+        register_task(f"{family}/{name}", _loader(f"{package}.{module}", cls))
+
+
+def _loader(module: str, name: str) -> Callable[[], type[Any]]:
+    return lambda: getattr(importlib.import_module(module), name)

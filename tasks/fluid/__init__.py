@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
-from ..registry import register_task
+from ..registry import register_family
 
 __all__: list[str] = []
 
-BUILT_IN = {
-    "gathering": ("gathering", "Gathering"),
-    "gathering-3d": ("gathering", "Gathering3D"),
-    "gathering-nano": ("gathering", "GatheringNano"),
-    "gathering-easy": ("gathering_easy", "GatheringEasy"),
-    "gathering-easy-nano": ("gathering_easy", "GatheringEasyNano"),
-    "gathering-hard": ("gathering_hard", "GatheringHard"),
-    "gathering-hard-nano": ("gathering_hard", "GatheringHardNano"),
-    "icecream-dynamic": ("icecream_dynamic", "IceCreamDynamic"),
-    "icecream-dynamic-nano": ("icecream_dynamic", "IceCreamDynamicNano"),
-    "icecream-static": ("icecream_static", "IceCreamStatic"),
-    "icecream-static-nano": ("icecream_static", "IceCreamStaticNano"),
-    "latte-art": ("latte_art", "LatteArt"),
-    "latte-art-nano": ("latte_art", "LatteArtNano"),
-    "latte-art-stir": ("latte_art_stir", "LatteArtStir"),
-    "latte-art-stir-nano": ("latte_art_stir", "LatteArtStirNano"),
-    "circulation": ("circulation", "Circulation"),
-    "circulation-nano": ("circulation", "CirculationNano"),
-    "mixing": ("mixing", "Mixing"),
-    "mixing-nano": ("mixing", "MixingNano"),
-    "pouring": ("pouring", "Pouring"),
-    "pouring-nano": ("pouring", "PouringNano"),
-    "transporting": ("transporting", "Transporting"),
-    "transporting-nano": ("transporting", "TransportingNano"),
-}
-"""Name → module and class."""
-
-
-def _loader(module: str, name: str) -> Any:
-    return lambda: getattr(importlib.import_module(f".{module}", __package__), name)
-
-
-for _name, (_module, _class) in BUILT_IN.items():
-    register_task(f"fluid/{_name}", _loader(_module, _class))
+register_family(
+    __package__,
+    {
+        "gathering": ("gathering", "Gathering"),
+        "gathering-3d": ("gathering", "Gathering3D"),
+        "gathering-nano": ("gathering", "GatheringNano"),
+        "gathering-easy": ("gathering_easy", "GatheringEasy"),
+        "gathering-easy-nano": ("gathering_easy", "GatheringEasyNano"),
+        "gathering-hard": ("gathering_hard", "GatheringHard"),
+        "gathering-hard-nano": ("gathering_hard", "GatheringHardNano"),
+        "icecream-dynamic": ("icecream_dynamic", "IceCreamDynamic"),
+        "icecream-dynamic-nano": ("icecream_dynamic", "IceCreamDynamicNano"),
+        "icecream-static": ("icecream_static", "IceCreamStatic"),
+        "icecream-static-nano": ("icecream_static", "IceCreamStaticNano"),
+        "latte-art": ("latte_art", "LatteArt"),
+        "latte-art-nano": ("latte_art", "LatteArtNano"),
+        "latte-art-stir": ("latte_art_stir", "LatteArtStir"),
+        "latte-art-stir-nano": ("latte_art_stir", "LatteArtStirNano"),
+        "circulation": ("circulation", "Circulation"),
+        "circulation-nano": ("circulation", "CirculationNano"),
+        "mixing": ("mixing", "Mixing"),
+        "mixing-nano": ("mixing", "MixingNano"),
+        "pouring": ("pouring", "Pouring"),
+        "pouring-nano": ("pouring", "PouringNano"),
+        "transporting": ("transporting", "Transporting"),
+        "transporting-nano": ("transporting", "TransportingNano"),
+    },
+)
