@@ -4,6 +4,8 @@ Navier–Stokes in a plane.
 
 from __future__ import annotations
 
+import re
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -198,3 +200,33 @@ def held_out(size: str, kind: str, folder: Path) -> SorptionData:
     u0, u = torch.load(file)
     grid = Grid(cells, sides=sorption_sides())
     return SorptionData(DiffusionSorption(grid, 500.0 / frames), u0, u)
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown of the trainings in rows of the results file: mean over seeds, and their range."""
+    found: dict[tuple, list[dict]] = {}
+    times = {r["measure"][5:]: r["update"] for r in rows if r["measure"].startswith("time ")}
+    for row in rows:
+        m = re.match(r"(sorption \S+ \S+|flow) (.+), seed \d+, (\S+) s$", row["measure"])
+        if m:
+            found.setdefault(m.groups(), []).append(row)
+    lines = [
+        "| problem | operator | CPU s | seeds | updates | error | range over seeds | before "
+        "| jump at borders | s/update |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (problem, name, seconds), group in found.items():
+        e = [100 * r["relative_l2"] for r in group]
+        spread = f"{min(e):.1f} – {max(e):.1f} %" if len(e) > 1 else ""
+        jump = f"{statistics.mean(r['jump'] for r in group):.4f}" if "jump" in group[0] else ""
+        size = problem.split()[1] if problem != "flow" else ""
+        each = times.get(
+            f"{size} {name}", statistics.mean(r["cpu seconds per update"] for r in group)
+        )
+        lines.append(
+            f"| {problem} | {name} | {seconds} | {len(group)} "
+            f"| {statistics.mean(r['updates'] for r in group):.0f} | {statistics.mean(e):.1f} % "
+            f"| {spread} | {100 * statistics.mean(r['before'] for r in group):.0f} % | {jump} "
+            f"| {each:.2f} |"
+        )
+    return "\n".join(lines)

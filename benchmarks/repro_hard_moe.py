@@ -13,7 +13,7 @@ One core, CPU time. Rows, in the order of the acceptance list of docs/hard-moe.m
     flow …         Navier–Stokes in a plane, 24 × 24 cells × 25 frames, trained in the same way
 
     python benchmarks/repro_hard_moe.py [--rows "sorption 256x101 scalar step"] [--seconds 20]
-        [--sizes 64x26 256x101] [--kinds scalar rich] [--seeds 3] [--again]
+        [--sizes 64x26 256x101] [--kinds scalar rich] [--seeds 3] [--again] [--table]
 
 Rows that the results file holds are not repeated, so a run that was broken off goes on.
 """
@@ -37,6 +37,7 @@ from hard_moe_training import (
     generator,
     held_out,
     network,
+    table,
     train,
     train_flow,
     update_time,
@@ -214,10 +215,14 @@ def main() -> None:
     arguments.add_argument("--kinds", nargs="+", default=["scalar"], help="scalar, rich")
     arguments.add_argument("--models", nargs="+", help="parts of names of operators")
     arguments.add_argument("--seeds", type=int, default=1)
+    arguments.add_argument("--table", action="store_true", help="print the results, run nothing")
     arguments.add_argument("--data", type=Path, default=Path("runs/hard-moe-data"))
     given = arguments.parse_args()
     torch.set_num_threads(1)
     results = Results("hard_moe", given)
+    if given.table:
+        print(table(json.loads(results.file.read_text("utf-8"))["rows"]))
+        return
     there = set()
     if results.file.exists() and not (given.again or given.quick):
         there = {row["measure"] for row in json.loads(results.file.read_text("utf-8"))["rows"]}
