@@ -62,7 +62,8 @@ def darcy_solutions(
         smooth: interpolate a cubically, else it is constant in each of its cells.
 
     Raises:
-        InputError: an even refinement, which has no cell at the centres.
+        InputError: an even refinement, which has no cell at the centres; permeabilities that are not
+            positive, also between the cells where `smooth` interpolates.
 
     Source: finite volumes of `sim.grid.pdes.Darcy`, second order.
     """
@@ -77,7 +78,11 @@ def darcy_solutions(
     x = grid.points(a).reshape(-1, 2)
     for part in a.split(16):
         k = at_points(part, coarse, x, smooth).reshape(-1, 1, *grid.cells)
-        found.append(solver.solve(k.clamp_min(1e-3))[..., fine // 2 :: fine, fine // 2 :: fine])
+        if not bool((k > 0).all()):  # cubics overshoot at jumps
+            fix = "Take smooth=False, or raise the inputs"
+            got = f"{float(k.min()):.3g}" + (" between the cells" if bool((part > 0).all()) else "")
+            raise InputError(message("darcy_solutions", "permeabilities > 0", got, fix))
+        found.append(solver.solve(k)[..., fine // 2 :: fine, fine // 2 :: fine])
     return torch.cat(found)
 
 

@@ -196,6 +196,11 @@ def test_inputs_and_references(generator):
     assert float(noise_level(torch.full((1, 9), 2.0), 20)) == pytest.approx(0.2)
     with pytest.raises(InputError, match="odd"):
         darcy_solutions(a, fine=2)
+    steep = torch.full((1, 1, 16, 16), 0.01, dtype=torch.float64)
+    steep[..., 8:] = 10.0  # between such cells a cubic is negative
+    assert bool(darcy_solutions(steep).isfinite().all())
+    with pytest.raises(InputError, match="permeabilities > 0; got .* between the cells"):
+        darcy_solutions(steep, smooth=True)
     with pytest.raises(InputError, match="form"):
         Darcy2D((8, 8), "other")
 
