@@ -120,7 +120,7 @@ class InverseTask(ShellBase):
         "hybrid": {
             "share": 0.3,
             "cma": {"population": 10},
-            "gradient": {
+            "gradient": {  # of schedule="handover"
                 "expand": False, "lr": 0.2, "betas": (0.0, 0.99), "patience": 1, "progress": 0.0,
             },
         },
