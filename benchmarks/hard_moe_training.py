@@ -4,6 +4,7 @@ Navier–Stokes in a plane.
 
 from __future__ import annotations
 
+import functools
 import re
 import statistics
 import time
@@ -17,6 +18,7 @@ from rheograd.operators.hard_moe import (
     FlowData,
     FlowProblem,
     HardOperator,
+    IntegralProblem,
     PointProblem,
     SorptionData,
     StepProblem,
@@ -34,7 +36,13 @@ MODELS = {
     "step one constraint": (12, StepProblem, {}),
     "step experts": (12, StepProblem, {"boxes": (1, 4)}),
     "step windows": (12, StepProblem, {"mode": "windows", "boxes": (1, 4)}),
+    "step experts without walls": (12, StepProblem, {"boxes": (1, 4), "walls": False}),
+    "step windows, 8 boxes": (12, StepProblem, {"mode": "windows", "boxes": (1, 8)}),
     "step one constraint, N = 48": (48, StepProblem, {}),
+    "integral soft": (1, IntegralProblem, {"mode": "soft"}),
+    "integral one constraint": (12, IntegralProblem, {}),
+    "integral experts": (12, IntegralProblem, {"boxes": (1, 4)}),
+    "integral windows": (12, IntegralProblem, {"mode": "windows", "boxes": (1, 8)}),
     "points soft": (1, PointProblem, {"mode": "soft"}),
     "points one constraint": (12, PointProblem, {}),
     "points experts": (12, PointProblem, {"boxes": (1, 4)}),
@@ -43,6 +51,15 @@ MODELS = {
 
 SIZES = {"64x26": (4, 8, 8), "256x101": (2, 4, 4), "1024x101": (1, 4, 2)}
 """Cells x frames → (batch, samples of the reference, its steps per frame)."""
+
+STAGES = {
+    "256x101": {"64x26": 0.5, "256x101": 1.0},
+    "1024x101": {"64x26": 0.4, "256x101": 0.7, "1024x101": 1.0},
+}
+"""Grids that a training goes through, and the share of its time at which each ends."""
+
+RATE = 2e-3
+"""Learning rate of Adam at first; it falls in proportion to the time that is left."""
 
 POINTS = 6400
 """Rows of the residual per sample in a fit at most, drawn anew in every call."""
@@ -63,23 +80,48 @@ def shape(size: str) -> tuple[int, int]:
     return cells, frames - 1
 
 
-def operator(name: str, pde: DiffusionSorption, frames: int, seed: int = 0) -> HardOperator:
+def operator(
+    name: str, pde: DiffusionSorption, frames: int, seed: int = 0, net: FNO | None = None
+) -> HardOperator:
     """One of `MODELS`; `POINTS` are shared out among experts."""
     n, kind, options = MODELS[name]
     problem = kind(pde, frames)
-    config = FitConfig(15, 1e-4, sweeps=2) if kind is StepProblem else FitConfig(50, 1e-4)
-    split = 4 if "experts" in name else 1
+    config = FitConfig(15, 1e-4, sweeps=2) if issubclass(kind, StepProblem) else FitConfig(50, 1e-4)
+    split = options["boxes"][1] if "experts" in name else 1
     points = min(POINTS, pde.grid.cells[0] * frames) // split
-    return HardOperator(network(n, 1 + 10 * seed), problem, config=config, points=points, **options)
+    net = net or network(n, 1 + 10 * seed)
+    return HardOperator(net, problem, config=config, points=points, **options)
 
 
-def train(name: str, size: str, kind: str, data: SorptionData, seconds: float, seed: int) -> dict:
+Stage = tuple[HardOperator, Callable[[], torch.Tensor], float]
+"""An operator, where its first frames come from, and when it ends, as a share of the time."""
+
+
+def stages(
+    name: str, size: str, kind: str, seed: int, g: torch.Generator, alone: bool = False
+) -> list[Stage]:
+    """The same network on coarse grids first, whose updates cost less; the last is the grid of `size`."""
+    out: list[Stage] = []
+    plan = STAGES.get(size, {size: 1.0})
+    for at, end in {size: 1.0}.items() if alone else plan.items():
+        (cells, frames), batch = shape(at), SIZES.get(at, (4, 8, 8))[0]
+        pde = DiffusionSorption(Grid(cells, sides=sorption_sides()), 500.0 / frames)
+        model = operator(name, pde, frames, seed, out[0][0].network if out else None)
+        draw = functools.partial(first_frames, batch, cells, kind, g)
+        out.append((model, draw, end))
+    return out
+
+
+def train(
+    name: str, size: str, kind: str, data: SorptionData, seconds: float, seed: int,
+    alone: bool = False,
+) -> dict:  # fmt: skip
     """A5, A6: one training."""
-    (cells, frames), batch = shape(size), SIZES.get(size, (4, 8, 8))[0]
-    model = operator(name, data.pde, frames, seed)
     g = generator(2 + seed)
-    row = learn(model, data, lambda: first_frames(batch, cells, kind, g), seconds, g)
-    if model.mode != "soft" and model.points == frames * cells // (4 if "experts" in name else 1):
+    plan = stages(name, size, kind, seed, g, alone)
+    model, (cells, frames) = plan[-1][0], shape(size)
+    row = learn(plan, data, seconds, g)
+    if model.mode != "soft" and model.points == frames * cells // model.cut.boxes:
         model.points //= 2
         half = evaluate(model, data, g)
         row["unsampled over sampled"] = half["residual unsampled"] / half["residual sampled"]
@@ -87,25 +129,26 @@ def train(name: str, size: str, kind: str, data: SorptionData, seconds: float, s
 
 
 def learn(
-    model: HardOperator,
-    data: SorptionData | FlowData,
-    draw: Callable[[], torch.Tensor],
-    seconds: float,
-    g: torch.Generator,
+    plan: list[Stage], data: SorptionData | FlowData, seconds: float, g: torch.Generator
 ) -> dict:
     """Adam on the loss of first frames alone for some CPU time; errors before and after."""
+    model = plan[-1][0]
     before = evaluate(model, data, generator(5))["relative_l2"]
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    start, updates, share = time.process_time(), 0, 0.0
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    start, updates, share = time.process_time(), [0] * len(plan), 0.0
     while share < 1:
-        optimizer.param_groups[0]["lr"] = 2e-3 * max(0.02, 1 - share)
+        at = next(i for i, stage in enumerate(plan) if share < stage[2])
+        now, draw, _ = plan[at]
+        optimizer.param_groups[0]["lr"] = RATE * max(0.02, 1 - share)
         optimizer.zero_grad()
-        model.loss(draw(), g).backward()
+        now.loss(draw(), g).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        updates += 1
+        updates[at] += 1
         share = (time.process_time() - start) / seconds
-    row = {"updates": updates, "cpu seconds per update": share * seconds / updates}
+    row = {"updates": sum(updates), "cpu seconds per update": share * seconds / sum(updates)}
+    if len(plan) > 1:
+        row["updates by grid"] = updates
     row |= {"before": before, **evaluate(model, data, generator(5))}
     return row | {"reached by long steps": data.floor()}
 
@@ -131,7 +174,7 @@ def train_flow(name: str, data: FlowData, seconds: float, seed: int) -> dict:
         config=FitConfig(15, 1e-4, sweeps=2), points=points, **options,
     )  # fmt: skip
     g = generator(2 + seed)
-    row = learn(model, data, lambda: flow_frames(2, cells, g), seconds, g)
+    row = learn([(model, lambda: flow_frames(2, cells, g), 1.0)], data, seconds, g)
     u = data.u0[:, None].expand_as(data.u)
     row["nothing moves"] = float((u - data.u).norm() / data.u.norm())
     return row

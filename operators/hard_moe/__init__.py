@@ -21,7 +21,7 @@ from .flow import FlowProblem
 from .least_squares import Fit, FitConfig, Rows, fit
 from .local import Layout, LocalRows
 from .model import MODES, HardOperator
-from .problems import PointProblem, Problem, StepProblem
+from .problems import IntegralProblem, PointProblem, Problem, StepProblem
 from .shards import entering, share_out
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "FlowProblem",
     "HardConstraint",
     "HardOperator",
+    "IntegralProblem",
     "Layout",
     "LocalRows",
     "PointProblem",

@@ -28,9 +28,10 @@ class HardOperator(nn.Module):
         "experts"   u = g + b·w_k in box k          K fits side by side; K = 1: one global constraint
         "windows"   u = g + Σ_k φ_k(t, x) b·w_k     one fit of all K·N weights, φ a partition of unity
 
-    Experts share the basis and the rows of first frame and walls, and know nothing of one another, so u
-    jumps between boxes. Windows are smooth, so u is; where rows look no further than a few cells (`reach`
-    of the problem), each row meets two windows an axis, whatever the number of boxes.
+    Experts share the basis and the rows of first frame and walls (those of all of space–time, as in the
+    paper: twice where a box has them anyway), and know nothing of one another, so u jumps between boxes.
+    Windows are smooth, so u is; where rows look no further than a few cells (`reach` of the problem),
+    each row meets two windows an axis, whatever the number of boxes.
 
     Args:
         network: (B, 1, F + 1, *cells) → (B, N, F + 1, *cells), such as an `FNO` with a first axis for
@@ -43,6 +44,8 @@ class HardOperator(nn.Module):
         grad: derivative of the fits, see `HardConstraint`.
         ridge: weight of the rows ridge · w = 0.
         overlap: of the windows, see `windows`.
+        walls: whether every expert has the rows at the walls, wherever its box is; False leaves u = u₀ a
+            perfect fit of boxes that touch none.
         local: False takes the dense matrices of windows even where rows are local: the same fit.
         throw: raise when a fit does not converge.
 
@@ -65,6 +68,7 @@ class HardOperator(nn.Module):
         grad: str = "full",
         ridge: float = 1e-4,
         overlap: float = 0.5,
+        walls: bool = True,
         local: bool = True,
         throw: bool = False,
     ) -> None:
@@ -80,9 +84,12 @@ class HardOperator(nn.Module):
         self.network, self.problem, self.mode = network, problem, mode
         self.points, self.ridge = points, ridge
         self.constraint = HardConstraint(problem, config, grad, throw)
+        several = mode == "experts" and self.router.boxes > 1
+        at = problem.walls() if walls and several else torch.zeros(0, dtype=torch.long)
+        self.register_buffer("walls", at, persistent=False)
         self.chosen: Tensor | None = None
         """Indices of the residual's rows in the last call, (S, m), of the points of each box."""
-        reach = problem.reach
+        reach = None if problem.memory and counts[0] > 1 else problem.reach
         layout = Layout(counts, cells, reach or 0)
         self.layout = layout if mode == "windows" and reach is not None and layout.fits else None
         """Of windows whose fit is local, else None."""
@@ -151,8 +158,8 @@ class HardOperator(nn.Module):
     ) -> Rows:
         """Rows of all boxes of all samples; every linear operator acts before the cut."""
         problem, K, N = self.problem, self.cut.boxes, b.shape[1]
-        T = self.cut.partition(problem.terms(b)).flatten(3).mT
-        a = self.cut.partition(problem.terms(g, known=True)).flatten(2)
+        all_T, all_a = problem.terms(b), problem.terms(g, known=True)
+        T, a = self.cut.partition(all_T).flatten(3).mT, self.cut.partition(all_a).flatten(2)
         count = self.points
         if count is not None and self.layout:
             count = max(1, count // K)
@@ -164,6 +171,12 @@ class HardOperator(nn.Module):
             none = T.new_zeros(len(u0), 0)
             T, a = (v.unflatten(0, (len(u0), K)) for v in (T, a))
             return LocalRows(T, a, none, none, layout=self.layout, ridge=self.ridge)
+        if len(self.walls):
+            ends = all_T.flatten(3)[..., self.walls].mT, all_a.flatten(2)[..., self.walls]
+            T, a = (
+                torch.cat([v, w.repeat_interleave(K, 0)], 2)
+                for v, w in zip((T, a), ends, strict=True)
+            )
         target, weight = problem.targets(u0)
         C = (problem.linear(b) * weight[:, None]).mT
         d = (target - problem.linear(g)) * weight

@@ -15,7 +15,7 @@ from ...sim.core.errors import InputError, message
 from ...sim.grid.pdes import DiffusionSorption, FiniteVolume
 from ...sim.grid.pdes.base import FieldState
 
-__all__ = ["PointProblem", "Problem", "StepProblem"]
+__all__ = ["IntegralProblem", "PointProblem", "Problem", "StepProblem"]
 
 
 class Problem:
@@ -30,6 +30,8 @@ class Problem:
     """Q, how many numbers the residual reads."""
     reach: int | None = None
     """How many cells and frames away a row looks, if it has no linear rows; None: everywhere."""
+    memory = False
+    """Whether a row reads all earlier frames of its cells, whatever `reach` says."""
 
     def __init__(self, frames: int, cells: tuple[int, ...]) -> None:
         self.frames, self.cells = frames, tuple(cells)
@@ -76,6 +78,10 @@ class Problem:
     def targets(self, u0: Tensor) -> tuple[Tensor, Tensor]:
         """Right-hand sides (B, L) of the linear rows, and their weights."""
         return u0.new_zeros(len(u0), 0), u0.new_zeros(len(u0), 0)
+
+    def walls(self) -> Tensor:
+        """Points (m,) of frames 1 … F, flat, whose rows hold walls: every expert takes them."""
+        return torch.zeros(0, dtype=torch.long)
 
     def defect(self, u: Tensor) -> Tensor:
         """Residual of fields (B, F + 1, *cells) at all points, (B, F, *cells)."""
@@ -164,6 +170,12 @@ class StepProblem(LineProblem):
         new, old = f[..., 1:, :], f[..., :-1, :]
         return torch.stack([new, old, self.rate(new, known)], 1)
 
+    def walls(self) -> Tensor:
+        """Both ends in every frame."""
+        ends = torch.tensor([] if self.pde.grid.periodic[0] else [0, self.cells[0] - 1])
+        frames = self.cells[0] * torch.arange(self.frames)
+        return (frames[:, None] + ends).flatten().long()
+
     def residual(self, z: Tensor, params: Any = ()) -> Tensor:
         values = self.values(z)
         new, old, rate = z.unbind(1)
@@ -187,6 +199,33 @@ class StepProblem(LineProblem):
             at = u.detach().requires_grad_()
             m = self._storage(at, self.values(u)).sum()
             return torch.autograd.grad(m, at)[0]
+
+
+class IntegralProblem(StepProblem):
+    """The rows of `StepProblem`, summed over time: what has flowed in until a frame is what is there.
+
+        ρ = [m(u_j) − m(u_0) − Δt Σ_{i ≤ j} rhs(u_i)] / m'(scale)        [unit of u]
+
+    The solution is the same, but a row is about as large as the error of u there, whereas the defect of
+    one step is Δt / T of a slow error: fits and losses see little of what is wrong in the end.
+
+    Args, Raises: those of `StepProblem`.
+
+    Source: the integral form of spectral deferred corrections (Dutt, Greengard & Rokhlin 2000).
+    """
+
+    memory = True
+
+    def terms(self, f: Tensor, known: bool = False) -> Tensor:
+        new, first = f[..., 1:, :], f[..., :1, :].expand_as(f[..., 1:, :])
+        return torch.stack([new, first, self.rate(new, known).cumsum(-2)], 1)
+
+    def frozen(self, z: Tensor, params: Any = ()) -> Tensor:
+        new, first, _ = z.unbind(1)
+        values, far = self.values(z), (new - first).abs() > 1e-6
+        gained = self._storage(new, values) - self._storage(first, values)
+        slope = torch.where(far, gained / torch.where(far, new - first, 1.0), self._slope(new))
+        return torch.stack([slope, -slope, torch.full_like(slope, -self.pde.dt)], 1) / self.capacity
 
 
 class PointProblem(LineProblem):

@@ -7,6 +7,7 @@ import torch
 from rheograd.operators.hard_moe import (
     FitConfig,
     HardOperator,
+    IntegralProblem,
     Layout,
     StepProblem,
     band,
@@ -33,11 +34,11 @@ class Network(torch.nn.Module):
         return torch.cos(a * s + b) * torch.exp(-c * t) * (1 + x.mean((2, 3), keepdim=True) * a)
 
 
-def operator(boxes, local=True, cells=32, frames=8, **options):
+def operator(boxes, local=True, cells=32, frames=8, problem=StepProblem, **options):
     pde = DiffusionSorption(Grid(cells, sides=sorption_sides()), 20.0)
     config = FitConfig(max_iterations=60, tol=1e-11, sweeps=2)
     return HardOperator(
-        Network(3), StepProblem(pde, frames), "windows", boxes,
+        Network(3), problem(pde, frames), "windows", boxes,
         config=config, throw=True, local=local, ridge=1e-3, **options,
     )  # fmt: skip
 
@@ -68,12 +69,15 @@ def test_bands_are_their_matrices(K, n, generator):
     assert (band.cholesky(A)[1] != 0).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("boxes", [(1, 2), (1, 4), (2, 1), (2, 4)])
-def test_local_rows_are_dense_rows(boxes, generator):
+@pytest.mark.parametrize(
+    "boxes, problem",
+    [(b, StepProblem) for b in ((1, 2), (1, 4), (2, 1), (2, 4))] + [((1, 4), IntegralProblem)],
+)
+def test_local_rows_are_dense_rows(boxes, problem, generator):
     """Weights, fields and gradients to 1e-10, in one row of boxes and in two."""
     u0, found = first_frames(2, 32, "rich", generator), []
     for local in (True, False):
-        model = operator(boxes, local)
+        model = operator(boxes, local, problem=problem)
         assert (model.layout is not None) is local
         u = model(u0)
         loss = u.square().sum()
@@ -110,6 +114,8 @@ def test_rows_meet_two_windows_an_axis():
 def test_dense_where_rows_are_not_local():
     """Boxes too narrow, odd halves, and periodic grids keep the dense fit."""
     assert operator((1, 16)).layout is None and operator((1, 8)).layout is not None
+    late = IntegralProblem(operator((1, 2)).problem.pde, 8)
+    assert HardOperator(Network(3), late, "windows", (2, 4)).layout is None
     ring = StepProblem(Heat(Grid(32), 0.01), 8)
     assert HardOperator(Network(3), ring, "windows", (1, 4)).layout is None
 
