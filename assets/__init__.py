@@ -5,6 +5,8 @@ were made and what they were measured to do.
     steppers/NAME.safetensors   particle steppers, `rheograd.tasks.runs.stepping.load_stepper(NAME)`
     dcdm/NAME.safetensors       search directions, `rheograd.operators.dcdm.load_net(NAME)`
     stagger/NAME.safetensors    PDE steps on sub-fields, `rheograd.operators.stagger.load_solver(NAME)`
+    t1/NAME.safetensors, fno/NAME.safetensors    operators on fields,
+                                `rheograd.operators.layers.load_operator("t1/NAME")`
     tactile/NAME.safetensors    optics of gels, `rheograd.sim.tactile.optics.load_optics(NAME)`
 """
 
@@ -13,21 +15,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["weights", "weights_names"]
+__all__ = ["shipped", "weights", "weights_names"]
 
 _ROOT = Path(__file__).parent
 
 
 def weights_names(kind: str) -> list[str]:
-    """Names of the weights of one kind, "laws", "steppers", "dcdm", "stagger" or "tactile"."""
+    """Names of the weights of one kind: "dcdm", "fno", "laws", "stagger", "steppers", "t1", "tactile"."""
     return sorted(path.stem for path in (_ROOT / kind).glob("*.safetensors"))
+
+
+def shipped(kind: str, name: str) -> Path:
+    """The file of shipped weights, one of `weights_names(kind)`."""
+    return _ROOT / kind / f"{name}.safetensors"
 
 
 def weights(kind: str, name: str | os.PathLike[str]) -> Path:
     """A file of weights: the path itself where there is one, else the shipped one of that name.
 
     Args:
-        kind: "laws", "steppers", "dcdm", "stagger" or "tactile".
+        kind: "dcdm", "fno", "laws", "stagger", "steppers", "t1" or "tactile".
         name: path of a file or folder, or one of `weights_names`.
 
     Raises:
@@ -37,7 +44,7 @@ def weights(kind: str, name: str | os.PathLike[str]) -> Path:
     if path.exists():
         return path
     if str(name) in weights_names(kind):
-        return _ROOT / kind / f"{name}.safetensors"
+        return shipped(kind, str(name))
     raise FileNotFoundError(
         f"weights: a file, a run folder, or a shipped name out of "
         f"{', '.join(weights_names(kind)) or 'none'}; got {name}, which is none of them. "

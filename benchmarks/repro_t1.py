@@ -9,6 +9,7 @@ Rows:
 
     transform, variance, loss    properties that tests assert, as numbers
     speed …                      milliseconds of a forward and backward pass
+    coefficients …               the same on coefficients that are there, of fields on 64² and on 256²
     floor …                      relative L² that the kept modes cannot represent
     ns …, darcy …                training: relative L² on unseen fields, mean of squares, other grids
     transfer …                   the flows on 32² cells, tested on 64² without training
@@ -25,6 +26,7 @@ import functools
 import importlib.util
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -271,13 +273,45 @@ def speed(peer: bool) -> list[dict]:
         row["ms on 64²"] = both(model, model, x)
         if hasattr(model, "predict"):
             row["ms on 256²"] = both(model, model, fine)
-            for n, f in ((64, x), (256, fine)):
-                c = model.analysis.analyze(f)
-                row[f"ms on coefficients of {n}²"] = both(model, model.predict, c)
         rows.append(row)
     base = next(r for r in rows if r["measure"] == "speed FNO K12 w20")["ms on 64²"]
     for row in rows:
         row["FNO over this"] = base / row["ms on 64²"]
+    return rows
+
+
+def coefficients(quick: bool) -> list[dict]:
+    """Forward and backward passes on coefficients, batch 16, one core, whatever the grid they are of.
+
+    Sizes take turns, first one and then the other first, so that load from outside meets both alike;
+    of many calls the fastest and the median.
+    """
+    rows, rounds = [], 6 if quick else 60
+    for name, model in {
+        "T1 m24 w24": t1(24, 24, boundary="neumann"),
+        "T1 m13 w32": t1(13, 32),
+        "T1U m25 w16": t1u(25, 16, 64),
+    }.items():
+        found: dict[int, list[float]] = {64: [], 256: []}
+        given = {n: model.analysis.analyze(torch.randn(16, 1, n, n)) for n in found}
+
+        def run(n: int, model: GridOperator = model, given: dict = given) -> float:
+            model.zero_grad()
+            start = time.process_time()
+            model.predict(given[n]).square().mean().backward()
+            return 1e3 * (time.process_time() - start)
+
+        for turn in range(-4, rounds):
+            for n in (64, 256) if turn % 2 else (256, 64):
+                ms = run(n)
+                if turn >= 0:  # the first rounds warm up
+                    found[n].append(ms)
+        row = {"measure": f"coefficients {name}", "rounds": rounds}
+        for n, ms in found.items():
+            row[f"fastest ms, {n}²"], row[f"median ms, {n}²"] = min(ms), statistics.median(ms)
+        for kind in ("fastest", "median"):
+            row[f"256² over 64², {kind}"] = row[f"{kind} ms, 256²"] / row[f"{kind} ms, 64²"]
+        rows.append(row)
     return rows
 
 
@@ -337,7 +371,11 @@ def main() -> None:
         return named and not any(name == row or row.startswith(name + " ") for row in there)
 
     peer = importlib.util.find_spec("neuralop") is not None
-    for name, part in (("transform", properties), ("speed", lambda: speed(peer))):
+    parts = {
+        "transform": properties, "speed": lambda: speed(peer),
+        "coefficients": lambda: coefficients(given.quick),
+    }  # fmt: skip
+    for name, part in parts.items():
         if wanted(name):
             for row in part():
                 results.add(**row)

@@ -13,11 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...assets import shipped, weights_names
 from ...sim.core.errors import InputError, message
 from ...sim.io.checkpoint import load_checkpoint, save_checkpoint
 from .norms import relative_l2
 
-__all__ = ["GridOperator", "cell_positions", "load_operator"]
+__all__ = ["GridOperator", "cell_positions", "load_operator", "operator_names"]
+
+SHIPPED = ("fno", "t1")
+"""Kinds of operators whose weights ship."""
 
 OFFSETS = {"cells": 0.5, "points": 0.0}
 """Where samples sit in their cells: x_j = (j + offset)/n on a domain of length 1."""
@@ -139,33 +143,61 @@ class GridOperator(nn.Module):
         place = f"{cls.__module__.partition('.operators.')[2]}:{cls.__name__}"
         return {"operator": place, **dataclasses.asdict(self.config)}
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write weights, scales and configuration to one file for `load_operator`."""
-        return save_checkpoint(path, self, self.description())
+    def save(self, path: str | os.PathLike[str], half: bool = False) -> Path:
+        """Write weights, scales and configuration to one file for `load_operator`.
+
+        Args:
+            path: the file.
+            half: whether weights are kept in float16, for half the size; scales never are.
+        """
+        small = {name for name, _ in self.named_parameters()} if half else set()
+        tensors = {n: t.half() if n in small else t for n, t in self.state_dict().items()}
+        return save_checkpoint(path, tensors, self.description())
 
 
-def load_operator(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> GridOperator:
-    """Operator from a file of `GridOperator.save`, or from `model.safetensors` of a training run.
-
-    Args:
-        path: the file. Nothing in it is executed.
-        device: where the operator lives.
-
-    Raises:
-        FileNotFoundError: no such file.
-        InputError: the file holds something else.
-    """
-    stored = load_checkpoint(path, device=device)
-    config = dict(stored.config)
-    place = str(config.pop("operator", ""))
-    cls: Any = None
+def named_class(place: str, base: type) -> Any:
+    """Class that a file names as "package.module:Name" below `operators`; None where there is no such
+    subclass of `base`."""
+    found: Any = None
     if re.fullmatch(r"[a-z]\w*(\.[a-z]\w*)*:[A-Z]\w*", place):
         module, _, name = place.partition(":")
         try:
-            cls = getattr(importlib.import_module(f"..{module}", __package__), name, None)
+            found = getattr(importlib.import_module(f"..{module}", __package__), name, None)
         except ModuleNotFoundError:
             pass
-    if not (isinstance(cls, type) and issubclass(cls, GridOperator)):
+    return found if isinstance(found, type) and issubclass(found, base) else None
+
+
+def operator_names() -> list[str]:
+    """Names of the operators that ship."""
+    return [f"{kind}/{name}" for kind in SHIPPED for name in weights_names(kind)]
+
+
+def load_operator(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> GridOperator:
+    """Operator from a file of `GridOperator.save`, from `model.safetensors` of a training run, or one
+    that ships.
+
+    Args:
+        path: the file, nothing in it is executed; or a name of `operator_names`, such as "t1/flow-64".
+        device: where the operator lives.
+
+    Raises:
+        FileNotFoundError: neither; names what ships.
+        InputError: the file holds something else.
+    """
+    kind, _, name = str(path).partition("/")
+    if not Path(path).is_file():
+        if name not in (weights_names(kind) if kind in SHIPPED else ()):
+            raise FileNotFoundError(
+                f"load_operator: expected a file, or a shipped name out of "
+                f"{', '.join(operator_names())}; got {path}, which is neither. Check the path."
+            )
+        path = shipped(kind, name)
+    stored = load_checkpoint(path, device=device)
+    config = dict(stored.config)
+    place = str(config.pop("operator", ""))
+    cls = named_class(place, GridOperator)
+    if cls is None:
         raise InputError(
             message(f"load_operator: {path}", "an operator on grids", place or "no operator",
                     "Load it with what wrote it")

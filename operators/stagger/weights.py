@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import nn
 from ...assets import weights, weights_names
 from ...sim.core.errors import InputError, message
 from ...sim.io.checkpoint import load_checkpoint, save_checkpoint
-from ..layers.grid import GridOperator
+from ..layers.grid import GridOperator, named_class
 from .solver import StaggerSolver
 from .split import SpaceSplit, TimeSplit
 
@@ -81,19 +79,15 @@ def load_solver(name: str | os.PathLike[str], dtype: torch.dtype = torch.float32
         raise InputError(message(f"load_solver({name})", "a file of save_solver", got))
     backbone = dict(config["backbone"])
     place = str(backbone.pop("operator"))
-    cls: Any = None
-    if re.fullmatch(r"[a-z]\w*(\.[a-z]\w*)*:[A-Z]\w*", place):
-        module, _, attribute = place.partition(":")
-        cls = getattr(importlib.import_module(f"..{module}", __package__), attribute, None)
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+    cls = named_class(place, nn.Module)
+    if cls is None:
         raise InputError(message(f"load_solver({name})", "a backbone on grids", place))
     s, dims = config["split"]
-    kind: Any = cls
 
     def make(a: int, b: int) -> nn.Module:
-        if issubclass(kind, GridOperator):
-            return kind.from_config({**backbone, "in_channels": a, "out_channels": b})
-        return kind(**backbone, inputs=a, outputs=b)
+        if issubclass(cls, GridOperator):
+            return cls.from_config({**backbone, "in_channels": a, "out_channels": b})
+        return cls(**backbone, inputs=a, outputs=b)
 
     solver = StaggerSolver(
         make,
