@@ -6,6 +6,7 @@ from .parts import Rod, Sheet, Solid
 from .quadratic import quadratic, split_triangles
 from .solver import FEMConfig, SolverFEM
 from .terms import Contact, StepInput, Term
+from .twist import sections, twist_angle
 
 __all__ = [
     "Contact",
@@ -22,5 +23,7 @@ __all__ = [
     "Term",
     "hinge_angle",
     "quadratic",
+    "sections",
     "split_triangles",
+    "twist_angle",
 ]

@@ -5,7 +5,8 @@ elements read. Parameters are numbers or tensors that broadcast to (B, S), one p
 
     Sheet: membrane energy h ψ; bending energy D/2 [(1 − ν) tr Λ² + ν (tr Λ)²] per area,
            D = k_bend E h³ / 12(1 − ν²), with the curvature Λ of a triangle from its three hinges
-    Rod:   circular section of radius r, EA = E π r², B = k_bend E π r⁴ / 4
+    Rod:   circular section of radius r, EA = E π r², B = k_bend E π r⁴ / 4, and where it twists
+           GJ = k_twist E π r⁴ / 4(1 + ν), see `rod_elements.py`
     all:   lumped masses ρ V/(d + 1) per corner (ten nodes: `quadratic.py`); viscous stress 2 η ε̇ (a
            sheet also bends viscously)
 
@@ -29,6 +30,7 @@ from .bending import hinge_angle
 from .densities import DENSITIES, lame
 from .elements import Bends, Element, Plates, Simplices, Stencils
 from .quadratic import MASS_SHARES, quadratic_gradients
+from .rod_elements import twist_coefficients, twist_elements
 from .topology import bends_of, hinges_of, layout_of
 
 __all__ = ["Part", "Rod", "Sheet", "Solid"]
@@ -59,6 +61,7 @@ class Part:
     plastic: ClassVar[bool] = False
     """Whether its hinges take new rest angles, `flow`; see `sim/shell/creases.py`."""
     positive: ClassVar[tuple[str, ...]] = ("E", "rho", "h", "r")
+    signed: ClassVar[tuple[str, ...]] = ("nu", "twist_ref")
 
     def __post_init__(self) -> None:
         cells = torch.as_tensor(self.cells)
@@ -93,13 +96,13 @@ class Part:
     def validate(self, p: Values) -> None:
         """Raise `InputError` for values without meaning."""
         for name, value in p.items():
-            low = 0.0 if name in self.positive else -math.inf if name == "nu" else 0.0
+            low = -math.inf if name in self.signed else 0.0
             bad = value <= low if name in self.positive or name == "nu" else value < low
             if name == "nu":
                 bad = (value <= -1) | (value >= (0.5 if self.dim == 3 else 1.0))
             if bool(bad.any()) or not bool(torch.isfinite(value).all()):
                 want = {"nu": f"-1 < nu < {0.5 if self.dim == 3 else 1.0}"}
-                want = want.get(name, f"{name} {'>' if name in self.positive else '>='} 0")
+                want = want.get(name, f"{name} {'>' if name in self.positive else '>='} {low}")
                 got = value[bad][0] if bool(bad.any()) else "a value that is not finite"
                 raise InputError(message(f"params of {self.where}", want, got, "Correct it"))
 
@@ -292,12 +295,20 @@ class Sheet(Part):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Rod(Part):
-    """Segments of an elastic rod, chained where they share a point; without twist."""
+    """Segments of an elastic rod, chained where they share a point."""
 
     r: float | Tensor
     """Radius of the section [m]."""
     k_bend: float | Tensor = 1.0
     """Rigidity relative to that of a full section [-]: ropes have less."""
+    twist: bool = False
+    """Whether sections turn, and resist it; cells (S, 4) then have two markers more, see `sections`."""
+    nu: float | Tensor | None = None
+    """Poisson's ratio [-]; this and the next ones only where it twists."""
+    k_twist: float | Tensor = 1.0
+    """Torsional stiffness relative to that of a full section [-]."""
+    twist_ref: float | Tensor = 0.0
+    """Twist at rest besides that of X [rad/m], positive for a right-handed screw."""
     law: str = "spring"
 
     dim: ClassVar[int] = 1
@@ -305,14 +316,42 @@ class Rod(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "bends", bends_of(self.where, self.cells))
+        if self.twist != (self.nu is not None):
+            got, fix = f"twist={self.twist}, nu={self.nu}", "Give both, or neither"
+            raise InputError(message(self.where, "nu where, and only where, it twists", got, fix))
+        object.__setattr__(self, "bends", bends_of(self.where, self.cells[:, :2]))
 
     bends: Any = dataclasses.field(default=None, init=False, repr=False)
     """Points in a row (H, 3), and their segments (H, 2)."""
 
+    @property
+    def mass_shares(self) -> tuple[float, ...]:
+        return (0.25,) * 4 if self.twist else super().mass_shares
+
+    @functools.cached_property
+    def joints(self) -> Tensor:
+        """Points in a row with the markers of their segments, (H, 7), for `twist_angle`."""
+        points, segments = self.bends
+        return torch.cat((points, self.cells[segments, 2:].flatten(1)), dim=1)
+
+    @functools.cached_property
+    def stencils(self) -> Stencils:
+        return Stencils(self.cells[:, :2])
+
     @functools.cached_property
     def bend_stencils(self) -> Stencils:
         return Stencils(self.bends[0])
+
+    @functools.cached_property
+    def twist_stencils(self) -> tuple[Stencils, Stencils]:
+        return Stencils(self.cells), Stencils(self.joints)
+
+    def default_params(self):
+        names = (*self.names, "nu", "k_twist", "twist_ref") if self.twist else self.names
+        return {name: getattr(self, name) for name in names}
+
+    def _gradients(self, corners):
+        return super()._gradients(corners[..., :2, :])
 
     def prepare(self, p, X):
         c = self.shape_gradients(X)
@@ -327,11 +366,17 @@ class Rod(Part):
             total = length[:, segments].sum(-1)
             mean = (B * length)[:, segments].sum(-1) / total
             c["k_bend"] = 2 * mean / total
-            c["curvature"] = _rest_curvature(X[:, points])
+            if not self.twist:
+                c["curvature"] = _rest_curvature(X[:, points])
+        if self.twist:
+            cells, joints = self.cells.to(X.device), self.joints.to(X.device)
+            c |= twist_coefficients(self.where, cells, joints, segments, p, X)
         return c
 
     def terms(self, c, scenes, points, tau, x_start, bent):
         terms: list[Element] = [self.simplices(c, scenes, points, tau, x_start)]
+        if self.twist:
+            return terms + twist_elements(self.twist_stencils, c, scenes, points, tau, x_start)
         if "k_bend" in c:
             terms.append(Bends(self.bend_stencils, scenes, points, c["k_bend"], c["curvature"]))
         return terms

@@ -109,7 +109,8 @@ def prepare(model: FEMModel, params: Params, B: int, like: Tensor) -> PreparedFE
         part.validate(values)
         c = part.prepare(values, X)
         density = c.pop("density")
-        share = (density * c["measure"]).unsqueeze(-1) * tensor(part.mass_shares)
+        shares = c.pop("shares", tensor(part.mass_shares))
+        share = (density * c["measure"]).unsqueeze(-1) * shares
         share = share.flatten(1)
         if len(share) > len(mass):
             mass = mass.expand(len(share), N)
