@@ -4,6 +4,7 @@ iterations: −Δu = f (and −∇·(k ∇u) = f) in walls, to 1e-4 and 1e-6 of 
 every solver in one run, on domains that no network was trained on; set-up and solve in CPU seconds.
 loop: history of the published network: none, two directions, all.
 sampler: time and memory of training vectors.
+training: iterations of the published network in 3-D after equal times of several recipes.
 smoke: a simulation with moving obstacles, `dcdm_smoke.py`.
 training (--train NAME --out FOLDER): one of RECIPES, with the shipped JSON beside the weights.
 
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import torch
 from dcdm_smoke import Rows, draw, measure_driven, measure_replay
+from dcdm_volume import draw_volumes
 from deflation import Deflated
 from results import machine, parser, peak_memory, reset_peak
 from rheograd.operators.dcdm import (
@@ -67,16 +69,18 @@ RECIPES = {
         ),
     ),
     "dcdm-3d": (
-        lambda g: DCDMNet(3, 64, generator=g),
+        lambda g: DCDMNet(3, 64, generator=g, scaled=True),
         DCDMTraining(
             dim=3,
-            sizes=(16,),
-            domains=("empty",),
-            loss="one_step",
-            batch=8,
+            sizes=(16, 24, 32),
+            domains=("empty", "obstacles"),
+            loss="energy",
+            slope=2.0,
+            cells=32768,
             lr=1e-3,
-            seconds=280,
-            replay=0.0,
+            seconds=450,
+            geometries=48,
+            half=True,
         ),
     ),
     "symmetric-2d": (
@@ -113,7 +117,7 @@ CLASSICAL = {name: name for name in ("cg", "jacobi", "ic", "multigrid", "amg")} 
 """mic: modified incomplete Cholesky, the habit of computer graphics (Bridson 2015)."""
 SLOW = {"cg": 512, "jacobi": 256, "ic": 512, "mic": 512, "deflated": 256, "dcdm": 128}
 """Largest number of cells per axis that a method is measured at in 2-D: minutes beyond."""
-SLOW_3D = {"cg": 128, "jacobi": 32, "ic": 128, "mic": 128, "deflated": 64, "dcdm": 32}
+SLOW_3D = {"cg": 128, "jacobi": 32, "ic": 128, "mic": 128, "deflated": 64, "dcdm": 64}
 
 
 def coordinates(n: int, dim: int) -> torch.Tensor:
@@ -225,18 +229,19 @@ def measure_iterations(
                         results.add(**where, **solve(problem, b, method, tol))
 
 
-def measure_loop(results: Rows, sizes: list[int], names: list[str]) -> None:
-    """A4 and A5: what orthogonal directions bring, at 1e-4."""
+def measure_loop(results: Rows, dims: list[int], sizes: list[int], names: list[str]) -> None:
+    """A4 and A5: what orthogonal directions bring, at 1e-4; in 3-D at 32³ only."""
     for name in names:
-        if not name.endswith("2d") or name.startswith("symmetric"):
+        dim = 3 if name.endswith("3d") else 2
+        if dim not in dims or name.startswith("symmetric"):
             continue
         net = load_net(name)
-        for n in sizes:
+        for n in sizes if dim == 2 else [32]:
             for shape in ("empty", "circle", "two"):
                 where = {"measure": "loop", "engine": name, "cells": n, "domain": shape}
                 if results.has(**where):
                     continue
-                problem, b, row = domain(shape, n, 2), source(n, 2), {}
+                problem, b, row = domain(shape, n, dim), source(n, dim), {}
                 for label, history in (("two", 2), ("all", None), ("none", 0)):
                     method = DCDM(net, history, fallback=False, patience=200, plain=False)
                     found = solve(problem, b, method, 1e-4, 300)
@@ -260,10 +265,34 @@ def measure_sampler(results: Rows, count: int) -> None:
     results.add(measure="sampler", **row, peak_mib=peak_memory(), before_mib=before)
 
 
+def measure_training(results: Rows, seconds: float) -> None:
+    """What it takes to train the published network in 3-D: parts of the recipe, at equal CPU time."""
+    recipe = dataclasses.replace(RECIPES["dcdm-3d"][1], seconds=seconds, steps=10**6)
+    box = {"sizes": (16,), "domains": ("empty",), "loss": "one_step", "slope": 0.0, "replay": 0.0}
+    published = dataclasses.replace(recipe, **box)
+    energy = dataclasses.replace(published, loss="energy", slope=2.0)
+    cases = {"published": (False, published), "scaled": (True, published)}
+    cases |= {
+        "scaled, energy": (True, energy),
+        "all": (True, recipe),
+        "not scaled": (False, recipe),
+    }
+    for name, (scaled, used) in cases.items():
+        if results.has(measure="training 3-D", engine=name, cells=32):
+            continue
+        net = DCDMNet(3, 64, generator=torch.Generator().manual_seed(0), scaled=scaled)
+        row = {"updates": train_direction(net, used)["updates"], "training_cpu_seconds": seconds}
+        for shape in ("empty", "two"):
+            method = DCDM(net, 2, fallback=False, patience=200)
+            found = solve(domain(shape, 32, 3), source(32, 3), method, 1e-4, 150)
+            row[shape] = found.get("iterations", "> 150")
+        results.add(measure="training 3-D", engine=name, cells=32, **row)
+
+
 def measure_smoke(results: Rows, dim: int, quick: bool, names: list[str]) -> None:
     """Moving obstacles; the paper's network keeps more directions, and CG may help it out."""
-    n, frames, replayed = {2: (96, 40, 20), 3: (48, 10, 5)}[dim]
-    n, frames, replayed = (32, 4, 2) if quick else (n, frames, replayed)
+    n, frames, replayed = {2: (96, 40, 20), 3: (32, 20, 10)}[dim]
+    n, frames, replayed = (32 if dim == 2 else 16, 4, 2) if quick else (n, frames, replayed)
     nets = {
         name.split("-")[0]: DCDM(load_net(name), 8 if name.startswith("dcdm") else 2)
         for name in names
@@ -291,7 +320,7 @@ def train(name: str, out: Path, seconds: float | None, seed: int) -> None:
     dim = 3 if name.endswith("3d") else 2
     method = DCDM(load_net(out / f"{name}.safetensors"), fallback=False, patience=200)
     counts = {}
-    for n in (32, 64) if dim == 3 else (64, 128):
+    for n in (64, 128) if dim == 2 else (32, 48 if name.startswith("dcdm") else 64):
         for shape in ("empty", "circle", "two"):
             found = solve(domain(shape, n, dim), source(n, dim), method, 1e-6)
             counts[f"{shape} {n}"] = found.get("iterations", "failed")
@@ -313,7 +342,7 @@ def train(name: str, out: Path, seconds: float | None, seed: int) -> None:
     print(json.dumps(story["training"]), json.dumps(counts), flush=True)
 
 
-KINDS = ("sampler", "loop", "smoke", "iterations")
+KINDS = ("sampler", "loop", "training", "smoke", "iterations")
 
 
 def main() -> None:
@@ -325,7 +354,7 @@ def main() -> None:
     arguments.add_argument("--methods", nargs="*", help="only these, such as multigrid symmetric")
     arguments.add_argument("--domains", nargs="*", help="only these, such as two grains")
     arguments.add_argument("--again", action="store_true", help="measure known rows anew")
-    arguments.add_argument("--picture", type=Path, help="draw the smoke instead of measuring")
+    arguments.add_argument("--picture", type=Path, help="draw the smoke, not measure; 3-D: -3d")
     arguments.add_argument("--train", choices=sorted(RECIPES))
     arguments.add_argument("--out", type=Path, default=Path("assets/dcdm"))
     arguments.add_argument("--seconds", type=float, help="CPU seconds of training")
@@ -337,14 +366,19 @@ def main() -> None:
         train(given.train, given.out, given.seconds, given.seed)
         return
     if given.picture:
-        draw(given.picture, DCDM(load_net("symmetric-2d")))
+        for dim in given.dim:
+            name = f"{given.picture.stem}{'' if dim == 2 else '-3d'}{given.picture.suffix}"
+            show = draw if dim == 2 else draw_volumes
+            show(given.picture.with_name(name), DCDM(load_net(f"symmetric-{dim}d")))
         return
     results, names = Rows("repro_dcdm", given, given.again), net_names()
     only = given.only or KINDS
     if "sampler" in only:
         measure_sampler(results, 20 if given.quick else 1000)
     if "loop" in only:
-        measure_loop(results, [32] if given.quick else [32, 64, 128], names)
+        measure_loop(results, given.dim, [32] if given.quick else [32, 64, 128], names)
+    if "training" in only:
+        measure_training(results, 2.0 if given.quick else 40.0)
     if "smoke" in only:
         for dim in given.dim:
             measure_smoke(results, dim, given.quick, names)

@@ -19,7 +19,7 @@ from .data import (
     random_masks,
 )
 from .linear import LinearMultigrid
-from .losses import alignment_loss, one_step_loss, unrolled_loss
+from .losses import alignment_loss, energy_loss, one_step_loss, unrolled_loss
 from .networks import DCDMNet, DirectionNet
 from .solve import DCDM, DCDMFactor
 from .symmetric import SymmetricMultigrid
@@ -39,6 +39,7 @@ __all__ = [
     "SpectralSampler",
     "SymmetricMultigrid",
     "alignment_loss",
+    "energy_loss",
     "load_net",
     "make_geometry",
     "net_names",

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ...sim.core.errors import InputError, message
 from ...sim.grid.poisson import Stencil
-from .networks import DirectionNet
+from .networks import DirectionNet, convolve
 
 __all__ = ["LinearMultigrid"]
 
@@ -134,8 +134,8 @@ class LinearMultigrid(DirectionNet):
         return h
 
     def _own(self, K: Tensor, ghosts: Tensor) -> Tensor:
-        conv = nn.functional.conv2d if self.dim == 2 else nn.functional.conv3d
-        return conv(ghosts, K.reshape(-1, 1, *K.shape[2:])).unflatten(1, K.shape[:2])
+        kernels = K.reshape(-1, 1, *K.shape[2:])
+        return convolve(ghosts, kernels, None, [0] * self.dim).unflatten(1, K.shape[:2])
 
     def _kernels(self) -> list[Tensor]:
         return [*self.before, self.up, *self.after]
@@ -147,8 +147,7 @@ class LinearMultigrid(DirectionNet):
             if wraps:
                 d, n = a + 2, h.shape[a + 2]
                 h = torch.cat((h.narrow(d, n - 1, 1), h, h.narrow(d, 0, 1)), d)
-        conv = nn.functional.conv2d if self.dim == 2 else nn.functional.conv3d
-        out = conv(h, K, padding=[0 if wraps else 1 for wraps in periodic])
+        out = convolve(h, K, None, [0 if wraps else 1 for wraps in periodic])
         for a, wraps in enumerate(periodic):
             h = h.narrow(a + 2, 1, h.shape[a + 2] - 2) if wraps else h
         return (out + (level.own[index] * h[:, None]).sum(2)) * level.mask

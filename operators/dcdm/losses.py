@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["alignment_loss", "one_step_loss", "unrolled_loss"]
+__all__ = ["alignment_loss", "energy_loss", "one_step_loss", "unrolled_loss"]
 
 Map = Callable[[Tensor], Tensor]
 
@@ -30,6 +30,16 @@ def alignment_loss(r: Tensor, q: Tensor, apply: Map) -> Tensor:
     Aq = apply(q)
     share = _dot(r, Aq) ** 2 / _dot(Aq, Aq).clamp_min(torch.finfo(r.dtype).tiny)
     return 1 - share.mean()
+
+
+def energy_loss(r: Tensor, q: Tensor, apply: Map) -> Tensor:
+    """−log ⟨r, q⟩² / ⟨q, A q⟩, mean over B: what the step takes off the energy of the error.
+
+    Lowest, −log ⟨r, A⁻¹ r⟩, where q is the solution. Smooth errors hold the energy but little residual.
+    """
+    tiny = torch.finfo(r.dtype).tiny
+    gain = _dot(r, q) ** 2 / _dot(q, apply(q)).clamp_min(tiny)
+    return -gain.clamp_min(tiny).log().mean()
 
 
 def unrolled_loss(

@@ -18,12 +18,12 @@ from torch import Tensor
 from ...sim.core.errors import InputError, message
 from ...sim.grid.poisson import PoissonProblem
 from .data import DOMAINS, Geometry, Replay, SpectralSampler, make_geometry, random_domain
-from .losses import alignment_loss, one_step_loss, unrolled_loss
+from .losses import alignment_loss, energy_loss, one_step_loss, unrolled_loss
 from .networks import DirectionNet
 
 __all__ = ["DCDMTraining", "train_direction"]
 
-LOSSES = ("one_step", "alignment", "unrolled")
+LOSSES = ("one_step", "alignment", "energy", "unrolled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +34,14 @@ class DCDMTraining:
     """Cells per axis to train on, drawn at random."""
     dim: int = 2
     """Axes."""
+    slope: float = 0.0
+    """`SpectralSampler.slope`; 2 gives smooth vectors their share in 3-D."""
     sides: tuple[Any, ...] = ("neumann",)
     """`PoissonProblem.sides` to train on, drawn at random."""
     domains: tuple[str, ...] = ("obstacles",)
     """Out of `data.DOMAINS`, in equal parts; ("empty",) is the paper's."""
     loss: str = "unrolled"
-    """"one_step" (the paper's), "alignment" or "unrolled" (several steps of the solver)."""
+    """"one_step" (the paper's), "alignment", "energy" or "unrolled" (several steps of the solver)."""
     unroll: int = 3
     """Steps of the unrolled loss."""
     history: int = 2
@@ -50,10 +52,14 @@ class DCDMTraining:
     """CPU seconds at most [s]; the schedule follows whichever bound is nearer."""
     batch: int = 16
     """Vectors per update."""
+    cells: int | None = None
+    """Cells per update instead: small grids get more vectors, large ones at least two."""
     lr: float = 3e-3
     """Of Adam, falling to zero by a cosine."""
     clip: float = 1.0
     """Largest norm of a gradient."""
+    half: bool = False
+    """Whether the network trains in bfloat16, twice as fast where the processor has it."""
     replay: float = 0.25
     """Share of updates that use residuals which the solver met."""
     geometries: int = 32
@@ -105,8 +111,9 @@ def train_direction(
         if replay.items and draw < recipe.replay:
             geometry, r = replay.draw(generator)
         else:
-            sampler, geometry = pool[int(torch.randint(len(pool), (1,), generator=generator))]
-            r = geometry.clean(sampler(recipe.batch, generator))
+            chosen = int(torch.randint(len(pool), (1,), generator=generator))
+            sampler, geometry, count = pool[chosen]
+            r = geometry.clean(sampler(count, generator))
         loss, met = _loss(net, geometry, r, recipe)
         optimizer.zero_grad()
         (loss + _penalty(net)).backward()
@@ -129,24 +136,32 @@ def train_direction(
 
 def _pool(
     recipe: DCDMTraining, generator: torch.Generator
-) -> list[tuple[SpectralSampler, Geometry]]:
-    """Samplers and geometries of every size and kind of sides."""
+) -> list[tuple[SpectralSampler, Geometry, int]]:
+    """Samplers, geometries and numbers of vectors of every size and kind of sides."""
     kinds = list(itertools.product(recipe.sizes, recipe.sides, recipe.domains))
     pool = []
     for n, sides, domain in kinds:
         empty = PoissonProblem((n,) * recipe.dim, 1.0, sides)
-        sampler = SpectralSampler(empty)
-        for _ in range(1 if domain == "empty" else max(1, recipe.geometries // len(kinds))):
-            problem = random_domain(domain, empty, recipe.batch, generator)
-            pool.append((sampler, make_geometry(problem)))
+        sampler = SpectralSampler(empty, slope=recipe.slope)
+        count = recipe.batch if recipe.cells is None else max(2, recipe.cells // n**recipe.dim)
+        copies = max(1, recipe.geometries // len(kinds))
+        if domain == "empty":  # one is enough, drawn as often as the others
+            box = (sampler, make_geometry(empty), count)
+            pool += [box] * (1 if recipe.domains == ("empty",) else copies)
+            continue
+        for _ in range(copies):
+            problem = random_domain(domain, empty, count, generator)
+            pool.append((sampler, make_geometry(problem), count))
     return pool
 
 
-def _direction(net: DirectionNet, geometry: Geometry) -> Callable[[Tensor], Tensor]:
+def _direction(net: DirectionNet, geometry: Geometry, half: bool) -> Callable[[Tensor], Tensor]:
     prepared = net.prepare(geometry.system.stencil, geometry.system.active)
 
     def direction(r: Tensor) -> Tensor:
-        return geometry.system.centre(net(r, prepared).flatten(1)).reshape(r.shape)
+        with torch.autocast(r.device.type, torch.bfloat16, half):
+            q = net(r, prepared)
+        return geometry.system.centre(q.to(r).flatten(1)).reshape(r.shape)
 
     return direction
 
@@ -154,16 +169,16 @@ def _direction(net: DirectionNet, geometry: Geometry) -> Callable[[Tensor], Tens
 def _loss(
     net: DirectionNet, geometry: Geometry, r: Tensor, recipe: DCDMTraining
 ) -> tuple[Tensor, list[Tensor]]:
-    direction = _direction(net, geometry)
+    direction = _direction(net, geometry, recipe.half)
     if recipe.loss == "unrolled":
         return unrolled_loss(r, direction, geometry.apply, recipe.unroll, recipe.history)
-    loss = one_step_loss if recipe.loss == "one_step" else alignment_loss
-    return loss(r, direction(r), geometry.apply), []
+    losses = {"one_step": one_step_loss, "alignment": alignment_loss, "energy": energy_loss}
+    return losses[recipe.loss](r, direction(r), geometry.apply), []
 
 
 def _meet(net: DirectionNet, geometry: Geometry, r: Tensor, recipe: DCDMTraining) -> list[Tensor]:
     with torch.no_grad():
-        direction = _direction(net, geometry)
+        direction = _direction(net, geometry, recipe.half)
         return unrolled_loss(r, direction, geometry.apply, 4, recipe.history)[1]
 
 

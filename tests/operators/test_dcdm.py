@@ -13,6 +13,7 @@ from rheograd.operators.dcdm import (
     LinearMultigrid,
     SpectralSampler,
     SymmetricMultigrid,
+    energy_loss,
     load_net,
     make_geometry,
     net_names,
@@ -143,6 +144,55 @@ def test_sampled_vectors_have_the_prescribed_spectrum(generator) -> None:
         torch.testing.assert_close(
             sampler.coefficients(A(r)), sampler.eigenvalues * sampler.coefficients(r)
         )
+
+
+def test_slope_gives_smooth_vectors_their_share(generator) -> None:
+    """Power ∝ E[λ^−s / ‖·‖²]: each vector alone has the slope that it drew, here nearly the same."""
+    problem = PoissonProblem((16, 16), 1.0, "dirichlet")
+    steep, flat = SpectralSampler(problem, slope=2.0), SpectralSampler(problem)
+    low = steep.eigenvalues < steep.eigenvalues.median()
+    shares = []
+    for sampler in (steep, flat):
+        r = sampler(600, generator, F64)
+        torch.testing.assert_close(r.flatten(1).norm(dim=1), torch.ones(600, dtype=F64))
+        shares.append(sampler.coefficients(r).square() * (steep.eigenvalues < 0.1))
+    assert float(shares[0].sum()) > 20 * float(shares[1].sum())
+    # Within one vector: the log of the power falls with log λ by s in [0, 2], on average 1.
+    power = steep.coefficients(steep(600, generator, F64)).square()[:, low].log()
+    at = steep.eigenvalues[low].log()
+    s = -((power - power.mean(1, keepdim=True)) * (at - at.mean())).sum(1)
+    s = s / (at - at.mean()).square().sum()
+    assert float(s.mean()) == pytest.approx(1.0, abs=0.1)
+    assert float(s.std()) > 0.4
+
+
+def test_energy_loss_is_lowest_at_the_solution(generator) -> None:
+    A = spd(16, 50.0, generator)
+    r = torch.randn(3, 4, 4, generator=generator, dtype=F64)
+
+    def apply(v):
+        return (v.flatten(1) @ A).reshape(v.shape)
+
+    exact = torch.linalg.solve(A, r.flatten(1).T).T.reshape(r.shape)
+    least = float(energy_loss(r, exact, apply))
+    assert least == pytest.approx(-float((r * exact).sum((1, 2)).log().mean()), rel=1e-12)
+    assert float(energy_loss(r, -7.0 * exact, apply)) == pytest.approx(least, rel=1e-12)
+    for size in (1e-3, 1e-1, 10.0):
+        q = exact + size * torch.randn(r.shape, generator=generator, dtype=F64)
+        assert float(energy_loss(r, q, apply)) > least
+
+
+def test_the_quick_convolutions_of_solves_are_those_of_training(generator) -> None:
+    """One grid without gradients takes another path than a batch, or one with gradients."""
+    r = torch.randn(1, 12, 10, 8, generator=generator)
+    blind, linear = DCDMNet(3, generator=generator), LinearMultigrid(3, generator=generator)
+    for sides in ("neumann", "periodic", {"x-": "neumann"}):
+        system = PoissonSystem(PoissonProblem((12, 10, 8), 1.0, sides), "cg", like=r)
+        for net in (blind, linear):
+            slow = net(r, net.prepare(system.stencil, system.active)).detach()
+            with torch.no_grad():
+                quick = net(r, net.prepare(system.stencil, system.active))
+            torch.testing.assert_close(quick, slow, rtol=1e-4, atol=1e-5)
 
 
 def test_parameter_counts_are_the_published_ones() -> None:
