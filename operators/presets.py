@@ -139,7 +139,7 @@ def _fno(modes: int, width: int, **options: Any) -> Callable[[torch.Generator], 
 PRESETS: dict[str, Preset] = {
     "fno/darcy-64": Preset(_fno(8, 20), 1600, 7e-3, 8),
     "fno/flow-64": Preset(_fno(8, 20), 1600, 7e-3, 8),
-    "t1/darcy-64": Preset(_t1(16, 20, boundary="dirichlet", input_boundary="neumann"), 10000, 3e-3),
+    "t1/darcy-64": Preset(_t1(16, 20, boundary="dirichlet", input_boundary="neumann"), 7000, 3e-3),
     "t1/flow-64": Preset(_t1(13, 24), 12000, 3e-3),
 }
 """Recipes by name, each for one core and at most four minutes."""
