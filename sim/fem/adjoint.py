@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -109,7 +109,7 @@ class StepResidual:
         if self.wanted:
             contacts = potential.terms[len(potential.terms) - len(self.model.contacts) :]
             known = [term.known(flat) for term in contacts]
-            if self.pattern.count * self.pattern.order.width**2 >= KEPT_WORK:
+            if self.pattern.work >= KEPT_WORK:
                 self.kept.put(x, near)
         self.root = x, potential.gradient(y)[:, self.free], known
         return x
@@ -140,7 +140,7 @@ class StepResidual:
         with torch.no_grad():
             if None in known or not known:
                 potential.update(y, y)
-        self.at = _Bound(x, y, tensors, potential)
+        self.at = _Bound(x, y, tensors, rebuild, potential)
         return self.at
 
     def vjp_x(self, x: Tensor, theta: dict[str, Any], u: Tensor) -> Tensor:
@@ -181,8 +181,7 @@ class StepResidual:
         """(∂r/∂θ)ᵀ u, a tree like θ; zero where no gradient is wanted."""
         at = self.bind(x, theta)
         self.at = None
-        tensors, rebuild = flatten(theta)
-        result = {name: torch.zeros_like(t) for name, t in tensors.items()}
+        result = {name: torch.zeros_like(t) for name, t in at.tensors.items()}
         if "driven" in self.wanted:
             result["driven"] = self._driven(at, u)
         names = sorted(self.wanted - {"driven"})
@@ -197,7 +196,7 @@ class StepResidual:
                 grads = torch.autograd.grad(r, inputs, u, allow_unused=True) if reached else none
             for name, grad in zip(names, grads, strict=True):
                 result[name] = result[name] if grad is None else grad
-        return rebuild(result)
+        return at.rebuild(result)
 
     def _driven(self, at: _Bound, u: Tensor) -> Tensor:
         """H_df u (B, n, 3), from the last product of the solve where that was one with u."""
@@ -216,6 +215,8 @@ class _Bound:
     """All points (B, N, 3)."""
     tensors: dict[str, Tensor]
     """θ by name; the wanted ones are leaves of the graph of `potential`."""
+    rebuild: Callable[[dict[str, Tensor]], dict[str, Any]]
+    """θ as a tree again."""
     potential: Potential
     moved: tuple[Tensor, Tensor] | None = None
     """The last v (B, 3 F) that the matrix-free H was multiplied by, and H v on all points (B, N, 3)."""
@@ -231,7 +232,9 @@ def _carries_graph(term: Term) -> bool:
     """Whether the gradient of a term may have one; that of an element has none without tensors of θ."""
     if not isinstance(term, Element):
         return True
-    return any(t.requires_grad for t in flatten(dict(vars(term)))[0].values())
+    bound = vars(term).values()
+    tensors = [t for v in bound for t in (v.values() if isinstance(v, dict) else (v,))]
+    return any(t.requires_grad for t in tensors if isinstance(t, Tensor))
 
 
 class HessianSolver(LinearSolver):

@@ -9,7 +9,7 @@ seen from the side the normals point to. It is exact from −π to π (excluded)
 `elements.Plates`.
 
 All functions take stencils x (..., 4, 3) or (..., 3, 3) and are made of torch operations.
-Differentiable in x (once) and in all coefficients.
+Differentiable in x (once) and in all coefficients. The Hessian of θ is in `kernels.hinge_blocks`.
 Source: Tamstorf & Grinspun 2013 for the derivatives of θ, re-derived; Bergou et al. 2008 (Discrete
 Elastic Rods), Eq. 1 and 4, for the bend.
 """
@@ -19,14 +19,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .densities import cross_matrix
-
 __all__ = [
     "bend_derivatives",
     "bend_energy",
     "hinge_angle",
     "hinge_angle_gradient",
-    "hinge_angle_hessian",
     "hinge_angle_turn",
 ]
 
@@ -60,45 +57,6 @@ def hinge_angle_gradient(x: Tensor) -> Tensor:
     by_u, by_w = length * m1, length * m2
     by_e = -(_dot(u, e) * m1 + _dot(w, e) * m2) / length
     return torch.stack((-(by_e + by_u + by_w), by_e, by_u, by_w), dim=-2)
-
-
-def hinge_angle_hessian(x: Tensor) -> Tensor:
-    """∂²θ/∂x² [rad/m²], shape (..., 12, 12), symmetric to round-off."""
-    e, u, w = _edges(x)
-    first, second = torch.linalg.cross(e, u), torch.linalg.cross(w, e)
-    m1, m2 = first / _dot(first, first), second / _dot(second, second)
-    length = _dot(e, e).sqrt()
-    unit = e / length
-    eye = torch.eye(3, dtype=x.dtype, device=x.device)
-
-    def slope(normal: Tensor) -> Tensor:
-        """∂(N/|N|²)/∂N."""
-        size = _dot(normal, normal).unsqueeze(-1)
-        return (eye - 2 * normal.unsqueeze(-1) * normal.unsqueeze(-2) / size) / size
-
-    q1, q2, cross_e = slope(first), slope(second), cross_matrix(e)
-    m1_e, m1_u = -q1 @ cross_matrix(u), q1 @ cross_e
-    m2_e, m2_w = q2 @ cross_matrix(w), -q2 @ cross_e
-    wide = length.unsqueeze(-1)
-
-    def outer(a: Tensor, b: Tensor) -> Tensor:
-        return a.unsqueeze(-1) * b.unsqueeze(-2)
-
-    uu, ww = wide * m1_u, wide * m2_w
-    ue, we = outer(m1, unit) + wide * m1_e, outer(m2, unit) + wide * m2_e
-    along_u, along_w = _dot(u, e), _dot(w, e)
-    ee = outer((along_u * m1 + along_w * m2) / length**2, unit)
-    ee = ee - (outer(m1, u) + along_u.unsqueeze(-1) * m1_e) / wide
-    ee = ee - (outer(m2, w) + along_w.unsqueeze(-1) * m2_e) / wide
-    zero = torch.zeros_like(uu)
-    rows = ((ee, ue.mT, we.mT), (ue, uu, zero), (we, zero, ww))
-    inner = torch.cat([torch.cat(row, dim=-1) for row in rows], dim=-2)
-    inner = 0.5 * (inner + inner.mT)
-    # From (e, u, w) to the four points: x₀ enters all three with −1.
-    blocks = inner.unflatten(-1, (3, 3)).unflatten(-3, (3, 3))  # (..., 3 vars, 3, 3 vars, 3)
-    left = torch.cat((-blocks.sum(-4, keepdim=True), blocks), dim=-4)
-    both = torch.cat((-left.sum(-2, keepdim=True), left), dim=-2)
-    return both.flatten(-4, -3).flatten(-2, -1)
 
 
 def hinge_angle_turn(x: Tensor, v: Tensor) -> Tensor:

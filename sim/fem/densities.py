@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from ..core.laws.decompositions import polar_rotation
+from .kernels import solid_tangent, venant_tangent
 
-__all__ = ["DENSITIES", "Density", "cross_matrix", "lame", "project_psd", "viscous"]
+__all__ = ["DENSITIES", "Density", "lame", "project_psd", "viscous"]
 
 Coefficients = Mapping[str, Tensor]
 
@@ -111,16 +112,7 @@ def _venant_stress(F: Tensor, c: Coefficients) -> Tensor:
 
 
 def _venant_tangent(F: Tensor, c: Coefficients) -> Tensor:
-    # C_iKjL = δ_ij S_KL + μ (F_iL F_jK + δ_KL (F Fᵀ)_ij) + λ F_iK F_jL
-    d = F.shape[-1]
-    S, outer = _second_piola(F, c), F @ F.mT
-    eye3 = torch.eye(3, dtype=F.dtype, device=F.device)
-    mu, lam = c["mu"][..., None, None, None, None], c["lam"][..., None, None, None, None]
-    crossed = F[..., :, None, None, :] * F.mT[..., None, :, :, None]
-    metric = outer[..., :, None, :, None] * _eye(F)[:, None, :]
-    spread = F[..., :, :, None, None] * F[..., None, None, :, :]
-    C = eye3[:, None, :, None] * S[..., None, :, None, :] + mu * (crossed + metric) + lam * spread
-    return C.reshape(*F.shape[:-2], 3 * d, 3 * d)
+    return venant_tangent(F, _second_piola(F, c), c["mu"], c["lam"])
 
 
 def viscous(start: Tensor, rate: Tensor) -> Coefficients:
@@ -178,21 +170,6 @@ def _cofactor(F: Tensor) -> Tensor:
     return torch.stack((cross(b, c), cross(c, a), cross(a, b)), dim=-2)
 
 
-def _cofactor_change(F: Tensor) -> Tensor:
-    """∂²J/∂F² as (..., 9, 9): blocks ± [row]× off the diagonal."""
-    a, b, c = (cross_matrix(row) for row in F.unbind(-2))
-    zero = torch.zeros_like(a)
-    rows = ((zero, -c, b), (c, zero, -a), (-b, a, zero))
-    return torch.cat([torch.cat(row, dim=-1) for row in rows], dim=-2)
-
-
-def cross_matrix(a: Tensor) -> Tensor:
-    """[a]× with [a]× v = a × v, (..., 3, 3). Differentiable in a."""
-    x, y, z = a.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=-1).unflatten(-1, (3, 3))
-
-
 def _stable(c: Coefficients) -> tuple[Tensor, Tensor, Tensor]:
     mu, lam = 4 / 3 * c["mu"], c["lam"] + 5 / 6 * c["mu"]
     return mu, lam, 1 + 0.75 * mu / lam
@@ -216,13 +193,17 @@ def _stable_stress(F: Tensor, c: Coefficients) -> Tensor:
     return _wide(weight) * F + _wide(lam * (_determinant(F) - alpha)) * _cofactor(F)
 
 
+def _solid(F: Tensor, *weights: Tensor) -> Tensor:
+    """`solid_tangent` with weights that broadcast."""
+    wide = [w.expand(F.shape[:-2]) for w in weights]
+    return solid_tangent(F, torch.stack(wide, dim=-1))
+
+
 def _stable_tangent(F: Tensor, c: Coefficients) -> Tensor:
     mu, lam, alpha = _stable(c)
     size = F.square().sum((-2, -1)) + 1
-    C = _wide(mu * (1 - 1 / size)) * _isotropic(F)
-    C = C + _wide(2 * mu / size**2) * _square_of(_flat(F))
-    C = C + _wide(lam) * _square_of(_flat(_cofactor(F)))
-    return C + _wide(lam * (_determinant(F) - alpha)) * _cofactor_change(F)
+    pressure = lam * (_determinant(F) - alpha)
+    return _solid(F, mu * (1 - 1 / size), 2 * mu / size**2, lam, pressure)
 
 
 def _corotated_energy(F: Tensor, c: Coefficients) -> Tensor:
@@ -240,12 +221,12 @@ def _corotated_tangent(F: Tensor, c: Coefficients) -> Tensor:
     R = polar_rotation(F)
     S = R.mT @ F
     spin = torch.linalg.inv(_wide(_trace(S)) * _eye(F) - 0.5 * (S + S.mT))
-    units = cross_matrix(_eye(F))  # units[p] = [e_p]×
+    units = torch.linalg.cross(_eye(F)[:, None], _eye(F)[None]).mT  # units[p] = [e_p]×
     modes = torch.einsum("...ij,pjk->...pik", R, units).flatten(-2)  # R [e_p]× as rows
     turn = modes.mT @ spin @ modes
-    cofactor = _flat(_cofactor(F))
-    C = 2 * _wide(c["mu"]) * (_isotropic(F) - turn) + _wide(c["lam"]) * _square_of(cofactor)
-    return C + _wide(c["lam"] * (_determinant(F) - 1)) * _cofactor_change(F)
+    mu, lam = c["mu"], c["lam"]
+    C = _solid(F, 2 * mu, torch.zeros_like(mu), lam, lam * (_determinant(F) - 1))
+    return C - 2 * _wide(mu) * turn
 
 
 def _length(F: Tensor) -> Tensor:

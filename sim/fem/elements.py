@@ -22,10 +22,10 @@ from .bending import (
     bend_energy,
     hinge_angle,
     hinge_angle_gradient,
-    hinge_angle_hessian,
     hinge_angle_turn,
 )
 from .densities import DENSITIES, project_psd, viscous
+from .kernels import hinge_blocks, simplex_blocks
 from .terms import Term, assemble
 
 __all__ = ["Bends", "Element", "PlateLayout", "Plates", "Simplices", "Stencils"]
@@ -157,9 +157,8 @@ class Simplices(Element):
             F = self.deformation(x)
             C = self._tangent(F)
             C = project_psd(C) if project else C
-            moved = (self.weight[..., None, None] * C) @ self._motion
-            blocks = self._motion.flatten(2, 3).mT @ moved.flatten(2, 3)
-        return self.rows(x), blocks.flatten(0, 1)
+            blocks = simplex_blocks(C, self.shape, self.weight)
+        return self.rows(x), blocks
 
     def _tangent(self, F: Tensor) -> Tensor:
         """∂P/∂F (B, S, Q, 3 d, 3 d)."""
@@ -172,14 +171,6 @@ class Simplices(Element):
             dP = (C @ dF.flatten(-2).unsqueeze(-1)).view_as(dF)
             local = (self.weight[..., None, None] * (self.shape @ dP.mT)).sum(2)
             return assemble([(self.rows(x), local.flatten(0, 1))], x)
-
-    @functools.cached_property
-    def _motion(self) -> Tensor:
-        """dF_iK = Σ_a G_aK dx_ai as matrices (1 or B, S, Q, 3 d, 3 k), without graph."""
-        G = self.shape.detach().mT
-        eye = torch.eye(3, dtype=G.dtype, device=G.device)
-        dF = eye[:, None, None, :] * G[..., None, :, :, None]
-        return dF.reshape(*G.shape[:-2], 3 * G.shape[-2], 3 * G.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -284,9 +275,9 @@ class Plates(Element):
             rows = self.rows(x)
             if project:
                 return [(patches, bent), (rows[:0], bent.new_zeros(0, 12, 12))]
-            moment = self._moments(self._angles(x))[1][..., None, None]
-            curve = moment * hinge_angle_hessian(self.local(x))
-        return [(patches, bent), (rows, curve.flatten(0, 1))]
+            moment = self._moments(self._angles(x))[1]
+            curve = hinge_blocks(self.local(x).flatten(0, 1), moment.flatten())
+        return [(patches, bent), (rows, curve)]
 
 
 class Bends(Element):

@@ -70,14 +70,15 @@ class KeptFactors:
 
 
 def solve_near(
-    product: Callable[[Tensor], Tensor], near: Near, b: Tensor
+    product: Callable[[Tensor], Tensor], near: Near, b: Tensor, tol: float = TOL
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Solve H x = b for all scenes, or find out early that a factor of H would be faster.
 
     Args:
         product: v ↦ H v on (B, n).
-        near: factors of matrices near H, positive definite.
+        near: factors of matrices near H, positive definite, of all scenes whose b is not 0.
         b: right-hand sides (B, n).
+        tol: √(r·M r) / √(b·M b) at which iterations stop.
 
     Returns:
         x, iterations (B,) and ‖b − H x‖ / ‖b‖ (B,). None where H is not positive definite, M is too
@@ -86,7 +87,7 @@ def solve_near(
 
     def precondition(r: Tensor) -> Tensor:
         rows = r.cpu().numpy()
-        found = [torch.from_numpy(near[k](row)) for k, row in enumerate(rows)]
+        found = [torch.from_numpy(near[k](row) if row.any() else row) for k, row in enumerate(rows)]
         return torch.stack(found).to(r.device)
 
     def size(r: Tensor, z: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ def solve_near(
     first = error = size(b, z)
     rz = (r * z).sum(1)
     iterations = torch.zeros(len(b), dtype=torch.long, device=b.device)
-    active = error > TOL * first
+    active = error > tol * first
     for done in range(1, MOST + 1):
         if not bool(active.any()):
             break
@@ -114,15 +115,17 @@ def solve_near(
         p, r = z + beta[:, None] * p, r_new
         iterations += active
         rz, error = (r * z).sum(1), size(r, z)
-        active = ~(error <= TOL * first)
+        active = ~(error <= tol * first)
         share = (error / first)[active]
         if len(share):
             worst = float(share.max())
             rate = math.log(worst) / done if 0 < worst < 1 else 0.0
-            if rate == 0.0 or math.log(TOL) / rate > MOST + 0.5:
+            if rate == 0.0 or math.log(tol) / rate > MOST + 0.5:
                 return None
-    rest = b - product(x)
-    if bool(active.any()) or not bool((size(rest, precondition(rest)) <= SURE * first).all()):
+    if bool(active.any()):
+        return None
+    rest = r if tol > SURE else b - product(x)
+    if tol <= SURE and not bool((size(rest, precondition(rest)) <= SURE * first).all()):
         return None
     norm = b.norm(dim=1)
     return x, iterations, rest.norm(dim=1) / torch.where(norm > 0, norm, 1.0)

@@ -5,13 +5,14 @@
 W (mass over time step squared) and l (inertia, weight, loads) come from the time scheme. Each scene of
 a batch has its own step length t, found by backtracking until Φ falls (Armijo), at most what contact
 admits; scenes that are done rest. The Hessian is exact as long as it is positive definite, which keeps
-the convergence quadratic; where it is not, element blocks are projected.
+the convergence quadratic; where it is not, element blocks are projected. Where factors are dear, a
+direction is first tried by conjugate gradients with the last factor and products with the exact H.
 
 Driven points move together with the free ones in the first direction, H_ff p_f = −r_f − H_fd p_d, so
 that elements beside a gripper follow it; where contact stops them on the way, the next one goes on.
 
 Source: Nocedal & Wright 2006, section 3; Li et al. 2020 (IPC), section 4; Longva et al. 2023 (Pitfalls
-of Projection) for projecting only where needed.
+of Projection) for projecting only where needed; Knoll & Keyes 2004, section 3, for lagged factors.
 """
 
 from __future__ import annotations
@@ -25,10 +26,19 @@ from torch import Tensor
 
 from ..core.errors import ConvergenceError, StateError, message
 from .assembly import Factor, Solve, factorize
+from .kept import solve_near
 from .pattern import Blocks, Pattern
 from .terms import Term, assemble
 
 __all__ = ["NewtonInfo", "NewtonSettings", "Potential", "newton"]
+
+
+REUSE_WORK = 1e4
+"""Products of a factor per entry of the matrix, n width² / E, from which directions are tried with the
+last factor: a product with H takes its entries a few times."""
+
+FORCING = 1e-2
+"""Relative error of such directions in the norm of H (Eisenstat & Walker 1996)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,21 +203,23 @@ def newton(
             raise _failure(where, "", norm, active, settings, info)
         info.iterations += 1
         scenes = active.nonzero()[:, 0].tolist()
-        blocks, factor, exact = _factor(
-            where, potential, pattern, y, scenes, norm / first, exact or full, settings, info
-        )
-        near.update(factor.parts)
-        if rounding is None:
-            # What rounding of positions does to forces; no solve can do better.
-            diagonal = _diagonal(blocks, y)[:, free]
-            size = 4 * torch.finfo(y.dtype).eps
-            rounding = size * (diagonal * y[:, free].abs()).flatten(1).norm(dim=1)
         p = torch.zeros_like(y)
-        rhs = r
-        if bool(moving.any()):
-            p[:, driven] = missing
-            rhs = r + blocks.product(p)
-        p[:, free] = -factor.solve(rhs[:, free].flatten(1)).unflatten(1, (-1, 3))
+        p[:, driven] = missing
+        near_enough = rounding is not None and full and pattern.work >= REUSE_WORK * len(pattern.row)
+        found = _reuse(potential, free, y, r, p, active, near) if near_enough else None
+        if found is None:
+            blocks, factor, exact = _factor(
+                where, potential, pattern, y, scenes, norm / first, exact or full, settings, info
+            )
+            near.update(factor.parts)
+            if rounding is None:
+                # What rounding of positions does to forces; no solve can do better.
+                diagonal = _diagonal(blocks, y)[:, free]
+                size = 4 * torch.finfo(y.dtype).eps
+                rounding = size * (diagonal * y[:, free].abs()).flatten(1).norm(dim=1)
+            rhs = r + blocks.product(p) if bool(moving.any()) else r
+            found = factor.solve(rhs[:, free].flatten(1))
+        p[:, free] = -found.unflatten(1, (-1, 3))
         p = torch.where(active[:, None, None], p, 0.0)
         slope = torch.where(moving, 0.0, (r * p).sum((1, 2)))
         potential.update(y, y + p)
@@ -265,6 +277,30 @@ class _Search:
         fix = "Lower dt, raise tol, or check that the start is not degenerate"
         text = message(self.where, "a lower energy", got, fix)
         raise ConvergenceError(text, iterations=info.iterations, residual=info.residual)
+
+
+def _reuse(
+    potential: Potential,
+    free: Tensor,
+    y: Tensor,
+    r: Tensor,
+    p: Tensor,
+    active: Tensor,
+    near: dict[int, Solve],
+) -> Tensor | None:
+    """H⁻¹ (r + H p) on the free points (B, 3 F) by products and the last factors; None: make new ones."""
+    if any(scene not in near for scene in active.nonzero()[:, 0].tolist()):
+        return None
+    action = potential.action(y)
+    rhs = r + action(p) if bool((p != 0).any()) else r
+
+    def product(v: Tensor) -> Tensor:
+        full = torch.zeros_like(y).index_copy(1, free, v.unflatten(1, (-1, 3)))
+        return action(full)[:, free].flatten(1)
+
+    b = torch.where(active[:, None], rhs[:, free].flatten(1), 0.0)
+    found = solve_near(product, near, b, FORCING)
+    return None if found is None else found[0]
 
 
 def _factor(

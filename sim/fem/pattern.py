@@ -124,6 +124,11 @@ class Pattern:
         """The order without contact."""
         self.slots = self.order.slots(self.row, self.col)
 
+    @property
+    def work(self) -> float:
+        """Products of a banded factor without contact, n width²."""
+        return self.count * float(self.order.width) ** 2
+
     def _lower(self, stencil: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Numbers of blocks (S, 3 k, 3 k) on and below the diagonal, their rows and columns."""
         local = self.number[stencil]

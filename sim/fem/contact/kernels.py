@@ -7,15 +7,14 @@ Source: Ericson 2005, Sec. 5.1 (closest features); `ccd` for the bounds on motio
 
 # No postponed annotations here: Warp evaluates them, and cannot see types of a closure in text.
 
-import contextlib
 import functools
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.backend import as_array, warp
+from ..kernels import launch
 
 __all__ = ["EDGES", "FACE", "ROD", "kinds", "safe_times"]
 
@@ -262,16 +261,6 @@ def _kernels() -> SimpleNamespace:
     return SimpleNamespace(kinds=kinds, safe=safe)
 
 
-def _launch(kernel: Any, dim: int, device: torch.device, *arguments: Any) -> None:
-    wp = warp()
-    where: Any = contextlib.nullcontext()
-    if device.type == "cuda":
-        where = wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(device)))
-    with where:
-        on = wp.device_from_torch(device) if device.type == "cuda" else "cpu"
-        wp.launch(kernel, dim=dim, inputs=arguments, device=on)
-
-
 def kinds(x: Tensor, stencil: Tensor, feature: int, reach: float = 1e150) -> Tensor:
     """Closest features of pairs, int64 (P,); −1 where they are `reach` or more apart.
 
@@ -289,7 +278,7 @@ def kinds(x: Tensor, stencil: Tensor, feature: int, reach: float = 1e150) -> Ten
         x, stencil = x.detach().contiguous(), stencil.contiguous()
         arrays = as_array(x, wp.vec3d), as_array(stencil, wp.int64, ndim=2)
         last = as_array(out, wp.int64)
-        _launch(_kernels().kinds, len(stencil), x.device, *arrays, feature, reach, last)
+        launch(_kernels().kinds, len(stencil), x.device, *arrays, feature, reach, last)
     return out
 
 
@@ -315,5 +304,5 @@ def safe_times(
         rows = as_array(stencil.contiguous(), wp.int64, ndim=2)
         numbers = as_array(edge.contiguous(), wp.bool), keep, slack, reach
         found = as_array(out, wp.float64), as_array(calls, wp.int32)
-        _launch(_kernels().safe, len(stencil), x.device, *vectors, rows, *numbers, *found)
+        launch(_kernels().safe, len(stencil), x.device, *vectors, rows, *numbers, *found)
     return out, calls

@@ -110,7 +110,7 @@ class SurfaceContact:
 class _Known:
     """What a term made anew need not look for again."""
 
-    lagged: Rows | None
+    lagged: tuple[Rows, Tensor] | None
     x: Tensor
     rows: Rows
 
@@ -149,8 +149,8 @@ class SurfaceTerm(Term):
         self.eps = contact.eps_v * step.dt
         self.found: Candidates | None = None
         self._memo = Memo()
-        self.lagged: Rows | None = None
-        """Pairs at the lagged positions."""
+        self.lagged: tuple[Rows, Tensor] | None = None
+        """Pairs with friction at the lagged positions, and their coefficients."""
         known: _Known | None = step.known
         if known is None:
             check_start(contact.surface, x_start.detach(), touch=False)
@@ -170,22 +170,9 @@ class SurfaceTerm(Term):
             none = x_start.new_zeros(0, 4)
             return Lag(stencil, none, none[:, :3], none[:, 0], none[:, :3])
         if self.lagged is None:
-            # The skin lets the first directions of the solve use these candidates, too.
-            self.update(x_lag.detach(), x_lag.detach())
-            self.lagged = self._rows(x_lag)
-        rows = self.lagged
-        group = self.surface.tensor("group", x_lag.device)[rows.stencil[:, [0, 3]] % self.points]
-        table = torch.as_tensor(self.contact.pair_friction, device=x_lag.device)
-        which = table[group[:, 0], group[:, 1]]
-        # Overlap corrections have negative weights: they would make friction give energy.
-        used = (which >= 0) & (rows.weight > 0)
-        rows = Rows(
-            rows.stencil[used],
-            rows.kind[used],
-            rows.weight[used],
-            rows.fade[used[rows.plain :]],
-        )
-        which, scene = which[used], rows.stencil[:, 0] // self.points
+            self.lagged = self._rubbing(x_lag)
+        rows, which = self.lagged
+        scene = rows.stencil[:, 0] // self.points
         X = x_lag[rows.stencil]
         near = nearest(X, rows.kind)
         self._check_distances(near.squared, rows.stencil)
@@ -198,6 +185,24 @@ class SurfaceTerm(Term):
         force = force * torch.stack(coefficient)[which, scene]
         start = (near.weights[..., None] * x_start[rows.stencil]).sum(1)
         return Lag(rows.stencil, near.weights, near.r / d[:, None], force, start)
+
+    def _rubbing(self, x_lag: Tensor) -> tuple[Rows, Tensor]:
+        """Active pairs with friction, and which coefficient is theirs."""
+        # The skin lets the first directions of the solve use these candidates, too.
+        self.update(x_lag.detach(), x_lag.detach())
+        rows = self._rows(x_lag)
+        group = self.surface.tensor("group", x_lag.device)[rows.stencil[:, [0, 3]] % self.points]
+        table = torch.as_tensor(self.contact.pair_friction, device=x_lag.device)
+        which = table[group[:, 0], group[:, 1]]
+        # Overlap corrections have negative weights: they would make friction give energy.
+        used = (which >= 0) & (rows.weight > 0)
+        rows = Rows(
+            rows.stencil[used],
+            rows.kind[used],
+            rows.weight[used],
+            rows.fade[used[rows.plain :]],
+        )
+        return rows, which[used]
 
     def _check_distances(self, squared: Tensor, stencil: Tensor) -> None:
         bad = ~(squared.detach() > 0)

@@ -13,9 +13,9 @@ from rheograd.sim.fem.bending import (
     bend_derivatives,
     bend_energy,
     hinge_angle_gradient,
-    hinge_angle_hessian,
 )
 from rheograd.sim.fem.densities import DENSITIES, lame, project_psd
+from rheograd.sim.fem.kernels import hinge_blocks
 from rheograd.sim.fem.solver import FEMConfig, SolverFEM
 
 CASES = [(name, d) for name, law in DENSITIES.items() for d in law.dims]
@@ -89,7 +89,9 @@ def test_hinge_angle_and_its_derivatives(angle, generator):
     slope = differences(hinge_angle, x, 1e-3 if abs(angle) < 3 else 2e-4)
     curve = differences(lambda x: hinge_angle_gradient(x).reshape(-1), x, 1e-3)
     assert relative_error(hinge_angle_gradient(x), slope) < 1e-7
-    hessian = hinge_angle_hessian(x)
+    two = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    hessian, minus = hinge_blocks(x.expand(2, 4, 3), two)
+    assert torch.equal(minus, -2 * hessian)
     assert relative_error(hessian, curve.reshape(12, 12)) < 1e-5
     assert relative_error(hessian.mT, hessian) < 1e-14
 

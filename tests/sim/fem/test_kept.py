@@ -13,7 +13,7 @@ from rheograd.sim.core.errors import InputError
 from rheograd.sim.core.gradients import taylor_test
 from rheograd.sim.core.rollout import rollout
 from rheograd.sim.core.shapes import Plane
-from rheograd.sim.fem import FEMConfig, FEMControl, FEMModel, Handle, Solid, SolverFEM, adjoint
+from rheograd.sim.fem import FEMConfig, FEMControl, FEMModel, Handle, Solid, SolverFEM, adjoint, newton
 from rheograd.sim.fem.assembly import Solve
 from rheograd.sim.fem.contact import ObstacleContact, Surface
 from rheograd.sim.fem.kept import MOST, KeptFactors, solve_near
@@ -86,6 +86,26 @@ def test_the_gradient_is_that_of_a_factor_of_its_own(name):
         assert float((ours - theirs).norm()) <= 1e-9 * float(theirs.norm())
     assert set(own[2]) == {0}
     assert len(kept[2]) == 3 and all(0 < n <= MOST for n in kept[2])
+
+
+@pytest.mark.parametrize("name", ["gel", "contact"])
+def test_directions_by_the_last_factor_end_at_the_same_state(name, monkeypatch):
+    """With one factorization a step instead of one a direction, two scenes at once."""
+    ends, made = [], []
+    for work in (torch.inf, 0.0):
+        monkeypatch.setattr(newton, "REUSE_WORK", work)
+        model = MAKERS[name]()
+        solver = SolverFEM(model, FEMConfig(dt=3e-3, tol=1e-10))
+        twist = torch.zeros(2, 1, 6, dtype=F64)
+        twist[:, 0, 2] = torch.tensor([-0.03, 0.01])
+        state, count = model.initial_state(2), 0
+        for _ in range(4):
+            state = solver.step(state, FEMControl(twist))
+            count += solver.newton.factorizations
+        ends.append(state.x)
+        made.append(count)
+    assert float((ends[0] - ends[1]).abs().max()) < 1e-10
+    assert made[1] < 0.7 * made[0]
 
 
 @pytest.mark.parametrize("name", ["gel", "contact"])
