@@ -121,7 +121,8 @@ def train(
     plan = stages(name, size, kind, seed, g, alone)
     model, (cells, frames) = plan[-1][0], shape(size)
     row = learn(plan, data, seconds, g)
-    if model.mode != "soft" and model.points == frames * cells // model.cut.boxes:
+    boxes = model.router.boxes if model.mode == "experts" else 1
+    if model.mode != "soft" and model.points == frames * cells // boxes:
         model.points //= 2
         half = evaluate(model, data, g)
         row["unsampled over sampled"] = half["residual unsampled"] / half["residual sampled"]
@@ -248,28 +249,32 @@ def held_out(size: str, kind: str, folder: Path) -> SorptionData:
 def table(rows: list[dict]) -> str:
     """Markdown of the trainings in rows of the results file: mean over seeds, and their range."""
     found: dict[tuple, list[dict]] = {}
-    times = {r["measure"][5:]: r["update"] for r in rows if r["measure"].startswith("time ")}
     for row in rows:
         m = re.match(r"(sorption \S+ \S+|flow) (.+), seed \d+, (\S+) s$", row["measure"])
         if m:
             found.setdefault(m.groups(), []).append(row)
     lines = [
-        "| problem | operator | CPU s | seeds | updates | error | range over seeds | before "
-        "| jump at borders | s/update |",
+        "| problem | operator | CPU s | seeds | updates | error | range over seeds "
+        "| from the rows' solution | before | jump at borders |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (problem, name, seconds), group in found.items():
+    order = [*FLOWS, *MODELS]
+
+    def place(key: tuple) -> tuple:
+        cells = re.search(r"\d+", key[0])
+        name = key[1].removesuffix(" alone")
+        return int(cells[0]) if cells else 1e9, order.index(name), key[1], float(key[2])
+
+    for (problem, name, seconds), group in sorted(found.items(), key=lambda v: place(v[0])):
         e = [100 * r["relative_l2"] for r in group]
         spread = f"{min(e):.1f} – {max(e):.1f} %" if len(e) > 1 else ""
         jump = f"{statistics.mean(r['jump'] for r in group):.4f}" if "jump" in group[0] else ""
-        size = problem.split()[1] if problem != "flow" else ""
-        each = times.get(
-            f"{size} {name}", statistics.mean(r["cpu seconds per update"] for r in group)
-        )
+        near = [100 * r["from long steps"] for r in group if "from long steps" in r]
+        apart = f"{statistics.mean(near):.1f} %" if len(near) == len(group) else ""
         lines.append(
             f"| {problem} | {name} | {seconds} | {len(group)} "
             f"| {statistics.mean(r['updates'] for r in group):.0f} | {statistics.mean(e):.1f} % "
-            f"| {spread} | {100 * statistics.mean(r['before'] for r in group):.0f} % | {jump} "
-            f"| {each:.2f} |"
+            f"| {spread} | {apart} | {100 * statistics.mean(r['before'] for r in group):.0f} % "
+            f"| {jump} |"
         )
     return "\n".join(lines)

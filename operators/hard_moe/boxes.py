@@ -70,9 +70,15 @@ class BoxRouter:
 
 
 def sample_points(
-    systems: int, points: int, count: int | None, generator: torch.Generator | None = None
+    systems: int,
+    points: int,
+    count: int | None,
+    generator: torch.Generator | None = None,
+    keep: Tensor | None = None,
 ) -> Tensor:
     """Indices of `count` of the points of each system without replacement, (S, m), ascending.
+
+    Points where `keep` (S, points) is true come before all others.
 
     Raises:
         InputError: more than there are.
@@ -83,8 +89,10 @@ def sample_points(
         fix = "Lower it, or use fewer boxes"
         raise InputError(message("sample_points", f"a count in [1, {points}]", count, fix))
     place = "cpu" if generator is None else generator.device
-    order = torch.rand(systems, points, generator=generator, device=place).argsort(1)
-    return order[:, :count].sort(1).values
+    order = torch.rand(systems, points, generator=generator, device=place)
+    if keep is not None:
+        order = order.masked_fill(keep.to(place), -1.0)
+    return order.argsort(1)[:, :count].sort(1).values
 
 
 def windows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,13 +40,13 @@ class HardOperator(nn.Module):
         problem: the PDE.
         mode: see above.
         boxes: number of boxes in time and along each axis of space; default one.
-        points: rows of the residual per fit, drawn anew in every call; default all.
+        points: rows of the residual per fit, drawn anew in every call, those of walls first; default all.
         config: of the fits.
         grad: derivative of the fits, see `HardConstraint`.
         ridge: weight of the rows ridge · w = 0.
         overlap: of the windows, see `windows`.
-        walls: whether every expert has the rows at the walls, wherever its box is; False leaves u = u₀ a
-            perfect fit of boxes that touch none.
+        walls: whether every fit has all rows at the walls, wherever its box is and whatever is drawn;
+            without them u = u₀ is a perfect fit of boxes that touch none.
         local: False takes the dense matrices of windows even where rows are local: the same fit.
         throw: raise when a fit does not converge.
 
@@ -84,8 +85,8 @@ class HardOperator(nn.Module):
         self.network, self.problem, self.mode = network, problem, mode
         self.points, self.ridge = points, ridge
         self.constraint = HardConstraint(problem, config, grad, throw)
-        several = mode == "experts" and self.router.boxes > 1
-        at = problem.walls() if walls and several else torch.zeros(0, dtype=torch.long)
+        self.several = mode == "experts" and self.router.boxes > 1
+        at = problem.walls() if walls else torch.zeros(0, dtype=torch.long)
         self.register_buffer("walls", at, persistent=False)
         self.chosen: Tensor | None = None
         """Indices of the residual's rows in the last call, (S, m), of the points of each box."""
@@ -163,7 +164,13 @@ class HardOperator(nn.Module):
         count = self.points
         if count is not None and self.layout:
             count = max(1, count // K)
-        self.chosen = sample_points(len(T), a.shape[2], count, generator).to(T.device)
+        keep = None
+        if len(self.walls) and not self.several:
+            keep = torch.zeros(problem.frames * math.prod(problem.cells), dtype=torch.bool)
+            keep[self.walls.cpu()] = True
+            keep = self.cut.partition(keep.reshape(1, problem.frames, *problem.cells)).flatten(1)
+            keep = keep.repeat(len(u0), 1)
+        self.chosen = sample_points(len(T), a.shape[2], count, generator, keep).to(T.device)
         if self.chosen.shape[1] < a.shape[2]:
             at = self.chosen[:, None].expand(-1, T.shape[1], -1)
             a, T = a.gather(2, at), T.gather(2, at[..., None].expand(-1, -1, -1, N))
@@ -171,7 +178,7 @@ class HardOperator(nn.Module):
             none = T.new_zeros(len(u0), 0)
             T, a = (v.unflatten(0, (len(u0), K)) for v in (T, a))
             return LocalRows(T, a, none, none, layout=self.layout, ridge=self.ridge)
-        if len(self.walls):
+        if len(self.walls) and self.several:
             ends = all_T.flatten(3)[..., self.walls].mT, all_a.flatten(2)[..., self.walls]
             T, a = (
                 torch.cat([v, w.repeat_interleave(K, 0)], 2)

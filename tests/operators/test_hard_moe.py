@@ -190,7 +190,13 @@ def test_experts_know_the_walls(generator):
         with torch.no_grad():
             moved = float((model(u0) - u0[:, None])[..., inner].abs().max())
         assert (moved > 1e-2) is walls, moved
-    assert not len(operator("windows").walls) and not len(operator(boxes=(1, 1)).walls)
+    for mode, boxes in (("windows", (1, 2)), ("experts", (1, 1))):
+        model = operator(mode, boxes, points=48)
+        model(u0, generator)
+        taken = torch.zeros(2 * model.cut.boxes, 6 * 16 // model.cut.boxes, dtype=torch.bool)
+        field = model.cut.unpartition(taken.scatter(1, model.chosen, True).reshape(
+            len(taken), 6, -1))  # fmt: skip
+        assert bool(field[..., [0, -1]].all()) and int(field.sum()) == 2 * 48
 
 
 def test_paper_rows_hold_walls_and_first_frame(generator):
