@@ -205,7 +205,9 @@ def newton(
         scenes = active.nonzero()[:, 0].tolist()
         p = torch.zeros_like(y)
         p[:, driven] = missing
-        near_enough = rounding is not None and full and pattern.work >= REUSE_WORK * len(pattern.row)
+        near_enough = (
+            rounding is not None and full and pattern.work >= REUSE_WORK * len(pattern.row)
+        )
         found = _reuse(potential, free, y, r, p, active, near) if near_enough else None
         if found is None:
             blocks, factor, exact = _factor(

@@ -13,7 +13,16 @@ from rheograd.sim.core.errors import InputError
 from rheograd.sim.core.gradients import taylor_test
 from rheograd.sim.core.rollout import rollout
 from rheograd.sim.core.shapes import Plane
-from rheograd.sim.fem import FEMConfig, FEMControl, FEMModel, Handle, Solid, SolverFEM, adjoint, newton
+from rheograd.sim.fem import (
+    FEMConfig,
+    FEMControl,
+    FEMModel,
+    Handle,
+    Solid,
+    SolverFEM,
+    adjoint,
+    newton,
+)
 from rheograd.sim.fem.assembly import Solve
 from rheograd.sim.fem.contact import ObstacleContact, Surface
 from rheograd.sim.fem.kept import MOST, KeptFactors, solve_near
