@@ -158,7 +158,8 @@ class Joints(_Vectors):
     ):
         super().__init__(stencils, scenes, points)
         self.bend, self.natural, self.twist, self.rest, self.turn = bend, natural, twist, rest, turn
-        self.rate, self.x_start = rate, x_start
+        self.rate = rate
+        self.start = None if rate is None or x_start is None else self.angle(x_start)
 
     def angle(self, x: Tensor) -> Tensor:
         """τ − τ_X (B, H), in [−π, π]."""
@@ -166,41 +167,46 @@ class Joints(_Vectors):
         return away - 2 * math.pi * (away.detach() / (2 * math.pi)).round()
 
     def _bent(self, x: Tensor) -> Tensor:
-        return self.once(x, "c", lambda x: bend_vector(self.local(x), self.natural))
+        return self.once(x, "bent", lambda x: bend_vector(self.local(x), self.natural))
 
-    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _bends(self, x: Tensor) -> Tensor:
+        return self.once(x, "bends", lambda x: bend_jacobian(self.local(x), self.natural))
+
+    def _turns(self, x: Tensor) -> Tensor:
+        return self.once(x, "turns", lambda x: twist_slopes(self.local(x)))
+
+    def _moment(self, x: Tensor) -> Tensor:
+        return self.once(x, "moment", lambda x: self._twisted(x)[1])
+
+    def _twisted(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Energy of twist, and its derivative in the angles [N m], (B, H)."""
         angle = self.angle(x)
         change = angle - self.turn
         moment = self.twist * change
         energy = change * moment
-        if self.rate is not None:
-            assert self.x_start is not None
-            change = angle - self.angle(self.x_start)
+        if self.rate is not None and self.start is not None:
+            change = angle - self.start
             drag = self.rate * change
             moment, energy = moment + drag, energy + change * drag
         return 0.5 * energy, moment
 
     def energy(self, x):
-        bent = 0.5 * self.bend * self._bent(x).square().sum(-1)
-        return (bent + self._moments(x)[0]).sum(1)
+        bent = self._bent(x).square().sum(-1)
+        return (0.5 * self.bend * bent + self._twisted(x)[0]).sum(1)
 
     def slopes(self, x):
-        local = self.local(x)
-        pull = self.bend.unsqueeze(-1) * self._bent(x)
-        bent = pull.unsqueeze(-2) @ bend_jacobian(local, self.natural)
-        turned = self._moments(x)[1][..., None, None] * twist_slopes(local)
-        return bent.squeeze(-2).unflatten(-1, (4, 3)) + turned
+        pull = (self.bend.unsqueeze(-1) * self._bent(x)).unsqueeze(-2) @ self._bends(x)
+        turned = self._moment(x)[..., None, None] * self._turns(x)
+        return pull.squeeze(-2).unflatten(-1, (4, 3)) + turned
 
     def curvatures(self, x, project):
-        local = self.local(x)
-        slopes, jacobian = twist_slopes(local).flatten(2), bend_jacobian(local, self.natural)
+        jacobian, turns = self._bends(x), self._turns(x).flatten(2)
         stiffness = self.twist if self.rate is None else self.twist + self.rate
-        found = stiffness[..., None, None] * _outer(slopes, slopes)
+        found = stiffness[..., None, None] * _outer(turns, turns)
         found = found + self.bend[..., None, None] * (jacobian.mT @ jacobian)
         if not project:
-            found = found + self._moments(x)[1][..., None, None] * twist_curvature(local)
-            pull = self.bend.unsqueeze(-1) * self._bent(x)
+            local, pull = self.local(x), self.bend.unsqueeze(-1) * self._bent(x)
+            found = found + self._moment(x)[..., None, None] * twist_curvature(local)
             found = found + bend_curvature(local, self.natural, pull)
         return found
 

@@ -92,6 +92,36 @@ def test_twist_and_bend_against_differences(case, generator):
     assert float(bend_vector(x, components(x)).abs().max()) < 1e-12
 
 
+def writhe(points):
+    """Signed crossings of a closed polygon (n, 3), averaged over all directions [turns]."""
+    a, b = points, points.roll(-1, 0)
+    i, j = torch.triu_indices(len(a), len(a), 2)
+    sides = a[j] - a[i], b[j] - a[i], b[j] - b[i], a[j] - b[i]
+    volume = (torch.linalg.cross(b[j] - a[j], b[i] - a[i]) * sides[0]).sum(1)
+    size = (b[j] - a[j]).norm(dim=1) * (b[i] - a[i]).norm(dim=1) * sides[0].norm(dim=1)
+    apart = volume.abs() > 1e-12 * size  # pairs in one plane do not count
+    normals = [torch.linalg.cross(sides[k], sides[(k + 1) % 4])[apart] for k in range(4)]
+    normals = [v / v.norm(dim=1, keepdim=True) for v in normals]
+    angles = [(normals[k] * normals[(k + 1) % 4]).sum(1).clamp(-1, 1).asin() for k in range(4)]
+    return float((volume[apart].sign() * sum(angles)).sum()) / (2 * math.pi)
+
+
+def test_link_is_twist_and_writhe(generator):
+    """Călugăreanu: without twist, sections turn by the writhe of any closed way, but for whole turns."""
+    x = torch.eye(3, dtype=torch.float64)[0]
+    for _ in range(3):
+        X = torch.randn(16, 3, generator=generator, dtype=torch.float64).cumsum(0)
+        X = torch.cat((X[:1] - x, X, X[-1:] + x))
+        points, cells = sections(X, line(len(X) - 1, 1.0)[1], 0.1)
+        first, last = (points[cells[k, 2]] - points[cells[k, 3]] for k in (0, -1))
+        turn = torch.atan2(torch.linalg.cross(first, last)[0], first @ last) / (2 * math.pi)
+        # Closed in a plane with both ends, far away.
+        way = (X[-1] - X[0]) * (1 - x)
+        far = (X[-1] + 1e3 * x, X[-1] + 1e3 * (x + way), X[0] - 1e3 * (x - way), X[0] - 1e3 * x)
+        rest = writhe(torch.cat((X, torch.stack(far)))) - float(turn)
+        assert abs(rest - round(rest)) < 1e-7
+
+
 def test_twist_is_the_angle_between_sections(generator):
     """A right-handed screw is positive; motions of the whole do not matter, nor does the order."""
     for angle in (-3.0, -0.4, 0.0, 1.7, 3.1):
