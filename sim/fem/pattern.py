@@ -25,6 +25,10 @@ from torch import Tensor
 __all__ = ["Blocks", "Entries", "Order", "Pattern"]
 
 
+SMALL = 200_000
+"""Numbers in blocks up to which a product with all of them is as fast as a choice."""
+
+
 @dataclasses.dataclass
 class Blocks:
     """The Hessian of B scenes of N points as local blocks, and a diagonal."""
@@ -48,7 +52,7 @@ class Blocks:
             wanted[:, only] = True
             wanted = wanted.reshape(-1)
         for stencil, blocks in (*self.fixed, *self.moving):
-            if wanted is not None:
+            if wanted is not None and blocks.numel() > SMALL:
                 near = wanted[stencil].any(1).nonzero()[:, 0]
                 stencil, blocks = stencil[near], blocks[near]
             if len(stencil):

@@ -33,7 +33,6 @@ from .kernels import EDGES, FACE, ROD, kinds
 
 __all__ = [
     "Nearest",
-    "combine",
     "cross_mollifier",
     "dot",
     "edge_edge_kind",
@@ -106,11 +105,6 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
-def combine(c: Tensor, X: Tensor) -> Tensor:
-    """Σ_i c_i x_i of (..., 4) and (..., 4, 3)."""
-    return sum(c[..., i, None] * X[..., i, :] for i in range(4))  # type: ignore[return-value]
-
-
 @functools.lru_cache(maxsize=8)
 def _constants(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     c, g = (torch.tensor(t, dtype=dtype, device=device) for t in _tables())
@@ -130,22 +124,18 @@ def nearest(X: Tensor, kind: Tensor) -> Nearest:
     c0, slopes, free = table_c[kind], table_g[kind], table_free[kind]
     # The weights sum to zero: positions relative to one point keep the digits.
     X = X - X[:, :1]
-    r0 = combine(c0, X)
-    E = torch.stack([combine(slopes[..., a], X) for a in range(2)], dim=1)
-    fixed = (~free).to(X.dtype)
-    g00 = dot(E[:, 0], E[:, 0]) + fixed[:, 0]
-    g11 = dot(E[:, 1], E[:, 1]) + fixed[:, 1]
-    g01 = dot(E[:, 0], E[:, 1])
+    r0 = (c0.unsqueeze(1) @ X).squeeze(1)
+    E = slopes.mT @ X
+    G, fixed = E @ E.mT, (~free).to(X.dtype)
+    g00, g11, g01 = G[:, 0, 0] + fixed[:, 0], G[:, 1, 1] + fixed[:, 1], G[:, 0, 1]
     cross = torch.linalg.cross(E[:, 0], E[:, 1])
     # For two directions det G = |E_0 × E_1|², which does not cancel when they are near parallel.
     det = torch.where(free[:, 1], dot(cross, cross), g00 * g11)
     inverse = torch.stack((g11, -g01, -g01, g00), dim=-1).unflatten(-1, (2, 2)) / det[:, None, None]
     inverse = inverse * (free[:, :, None] & free[:, None, :])
-    e0, e1 = dot(E[:, 0], r0), dot(E[:, 1], r0)
-    beta0 = -(inverse[:, 0, 0] * e0 + inverse[:, 0, 1] * e1)[:, None]
-    beta1 = -(inverse[:, 1, 0] * e0 + inverse[:, 1, 1] * e1)[:, None]
-    weights = c0 + slopes[..., 0] * beta0 + slopes[..., 1] * beta1
-    r = r0 + beta0 * E[:, 0] + beta1 * E[:, 1]
+    beta = -inverse @ (E @ r0.unsqueeze(-1))
+    weights = c0 + (slopes @ beta).squeeze(-1)
+    r = r0 + (beta.mT @ E).squeeze(1)
     return Nearest(weights, r, dot(r, r), E, slopes, inverse)
 
 
