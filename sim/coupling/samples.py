@@ -18,15 +18,10 @@ from torch import Tensor
 from ..core.colliders_rigid import contact_points
 from ..core.errors import InputError, message
 from ..core.shapes import Capsule, Sphere, Torus
+from ..core.triangle_rules import DEGREES, triangle_rule
 from .bodies import AffineBody
 
 __all__ = ["Samples", "body_samples", "point_samples", "surface_samples"]
-
-_RULES = {
-    1: torch.tensor([[1.0, 1.0, 1.0]], dtype=torch.float64) / 3,
-    3: torch.tensor([[4.0, 1.0, 1.0], [1.0, 4.0, 1.0], [1.0, 1.0, 4.0]], dtype=torch.float64) / 6,
-}
-"""Corner weights of quadrature points on a triangle, exact to the first and the second order."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,23 +64,29 @@ def surface_samples(name: str, X: Tensor, triangles: Any, per_triangle: int = 3)
         name: of the samples.
         X: rest positions of the scene [m], (N, 3).
         triangles: (F, 3).
-        per_triangle: 1 (the middle) or 3.
+        per_triangle: n, 1 (the middle), 3, 6 or 12; the contact gets finer and the mesh stays.
 
     Returns:
-        F or 3 F samples with a share of the rest area each.
+        n F samples with a share of the rest area each.
+
+    Raises:
+        InputError: another number.
+
+    Source: `core.triangle_rules`.
     """
-    if per_triangle not in _RULES:
+    if per_triangle not in DEGREES:
+        expected = f"per_triangle out of {list(DEGREES)}"
         fix = "Use point_samples for the corners"
-        raise InputError(message("surface_samples", "per_triangle 1 or 3", per_triangle, fix))
+        raise InputError(message("surface_samples", expected, per_triangle, fix))
     cells = torch.as_tensor(triangles).long()
-    rule = _RULES[per_triangle]
+    rule, share = triangle_rule(per_triangle)
     n = len(rule)
     area = _areas(X, cells)
     return Samples(
         name,
         cells.repeat_interleave(n, 0),
         rule.repeat(len(cells), 1),
-        (area / n).repeat_interleave(n),
+        (area[:, None] * share).flatten(),
         torch.zeros(n * len(cells), dtype=torch.float64),
     )
 

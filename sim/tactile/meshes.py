@@ -43,6 +43,24 @@ class GelMesh:
         """1 or 2, see `Solid`."""
         return 2 if self.cells.shape[1] == 10 else 1
 
+    @property
+    def faces(self) -> Tensor:
+        """Sides of cells on the sensing face, (F, 3), or (F/4, 6) corners and mids of ab, bc, ca.
+
+        Raises:
+            InputError: triangles of a second order mesh that are not those of `split_triangles`.
+        """
+        if self.order == 1:
+            return self.triangles
+        whole = len(self.triangles) % 4 == 0
+        t = self.triangles[: len(self.triangles) // 4 * 4].view(-1, 4, 3)
+        mids = t[:, 3]
+        if not whole or not torch.equal(mids, torch.stack((t[:, 0, 1], t[:, 1, 2], t[:, 2, 0]), 1)):
+            fix = "Make them by split_triangles"
+            got = f"{len(self.triangles)} in another order"
+            raise InputError(message("GelMesh", "triangles in fours of a side", got, fix))
+        return torch.cat((torch.stack((t[:, 0, 0], t[:, 1, 1], t[:, 2, 2]), 1), mids), dim=1)
+
     def solid(self, name: str, **values: Any) -> Solid:
         """The part; `values` are fields of `Solid`: E, nu, rho, …"""
         return Solid(name=name, cells=self.cells, order=self.order, **values)

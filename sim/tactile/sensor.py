@@ -2,8 +2,9 @@
 
     mount:     x_i = p + R X_i           for the held points; the pose (p, R) follows the commands exactly
     gel:       an implicit step of `SolverFEM` for all other points
-    contact:   f_i on every point of the sensing face (`ObstacleContact`: a pressure per area)
-    read-out:  F = Σ_held f_internal,   τ = Σ_held (x_i − p) × f_internal      what the mount carries
+    contact:   f_i on every point of the sensing face (`ObstacleContact`: a pressure per area), or
+               on quadrature points between them (`SampledContact`)
+    read-out:  F = Σ_held f,   τ = Σ_held (x_i − p) × f,   f = f_internal + f_i     the mount carries it
 
 Elements have no net force and no net moment, so F = Σ f_i + Σ_free m_i (g − a_i), and τ likewise: what
 the mount carries is what contact does to the gel, less what accelerates and holds up the gel itself.
@@ -31,6 +32,7 @@ from ..fem.contact import ObstacleContact, Surface
 from ..fem.terms import assemble
 from .gel import gel_of
 from .meshes import GelMesh
+from .samples import SampledContact, SampledTerm
 
 __all__ = ["GelSensor", "Reading"]
 
@@ -91,6 +93,8 @@ class GelSensor:
         position, orientation: pose of the mount at the start [m], quaternion (w, x, y, z).
         d_hat: distance at which contact begins to push [m]; small against the indentation.
         stiffness: of contact [Pa], see docs/contact.md; None: E/10.
+        samples: places of contact per side of a cell on the face, 3, 6 or 12, see `face_samples`;
+            None: its points only.
         friction: coefficient of all obstacles [-]; None: their own.
         eps_v: sliding speed above which friction is full [m/s].
         gravity: acceleration [m/s²].
@@ -114,6 +118,7 @@ class GelSensor:
         orientation: Sequence[float] = (1.0, 0.0, 0.0, 0.0),
         d_hat: float = 1e-4,
         stiffness: float | None = None,
+        samples: int | None = None,
         friction: float | None = None,
         eps_v: float = 1e-3,
         gravity: tuple[float, float, float] = (0.0, 0.0, -9.81),
@@ -142,8 +147,14 @@ class GelSensor:
         if bodies:
             k = float(torch.as_tensor(solid.E).max()) / 10 if stiffness is None else stiffness
             place = [None] * len(obstacles) + [1 + i for i in range(len(tools))]
-            own = [ObstacleContact(self.surface, bodies, d_hat, k, handles=place, friction=friction,
-                                   eps_v=eps_v, name="contact")]  # fmt: skip
+            how: dict[str, Any] = dict(
+                handles=place, friction=friction, eps_v=eps_v, name="contact"
+            )
+            if samples is None:
+                own = [ObstacleContact(self.surface, bodies, d_hat, k, **how)]
+            else:
+                own = [SampledContact(mesh, X, bodies, d_hat, k, per_face=samples, driven=driven,
+                                      group=name, **how)]  # fmt: skip
         self.model = FEMModel(X, [solid], handles, (*own, *contacts), gravity)
         """The scene."""
         self.solver = SolverFEM(self.model, config)
@@ -173,7 +184,7 @@ class GelSensor:
             mounts = torch.cat((pose.unsqueeze(1), state.pose[:, 1:]), dim=1)
             state = state.replace(x=x, x_prev=x, pose=mounts)
         for contact in self.model.contacts:
-            if isinstance(contact, ObstacleContact):
+            if isinstance(contact, ObstacleContact | SampledContact):
                 contact.check(state.x, state.pose)
         return state
 
@@ -263,12 +274,18 @@ class GelSensor:
         elements = c.terms(model, B, dt, before.x, after.theta_ref)
         inner = -assemble([term.gradient(flat) for term in elements], flat).view_as(after.x)
         lag = before.x if self.solver.config.lags == 1 else after.x
-        felt = torch.zeros_like(flat)
+        felt, sampled = torch.zeros_like(flat), torch.zeros_like(flat)
+        pressed = torch.zeros_like(after.x)
         for contact, values in zip(model.contacts, c.contacts, strict=True):
             term = contact.term(values, StepInput(before.x, lag, before.pose, after.pose, dt))
             term.update(flat.detach(), flat.detach())
-            felt = felt - assemble([term.gradient(flat)], flat)
+            force = assemble([term.gradient(flat)], flat)
+            felt = felt - force
+            if isinstance(term, SampledTerm):
+                sampled, pressed = sampled - force, pressed + term.traction(flat)
         node_force = felt.view_as(after.x)
+        inner = inner + node_force
+        rest = (felt - sampled).view_as(after.x)
         mount = after.pose[:, 0]
         arm = after.x - mount[:, None, :3]
         held = self.mesh.sets[MOUNT].to(flat.device)
@@ -280,7 +297,7 @@ class GelSensor:
             node_force=node_force,
             contact_force=node_force.sum(1),
             contact_torque=torch.linalg.cross(arm, node_force).sum(1),
-            traction=node_force[:, points] / area[:, None],
+            traction=rest[:, points] / area[:, None] + pressed[:, points],
             normal=self._normals(after.x)[:, points],
             pose=mount,
         )
