@@ -1,7 +1,7 @@
 """The `rheograd` command.
 
-    rheograd demo | list | simulate | generate | train | evaluate | optimize | bench | export | replay |
-             render | view | info
+    rheograd demo | list | simulate | generate | train | evaluate | identify | optimize | bench | export |
+             replay | render | view | info
 
 Commands load when they are called: `rheograd --help` imports neither torch nor an engine. Errors
 that a user can cure are one line on the standard error stream; `--debug` anywhere shows where they
@@ -31,6 +31,7 @@ _COMMANDS = {
     "generate": ("generate:generate", "Simulate a data set of many motions to learn from."),
     "train": ("train:app", "Train a neural law on a motion, or a stepper on a data set."),
     "evaluate": ("evaluate:evaluate", "Measure a trained law in a scene it has not seen."),
+    "identify": ("identify:identify", "Find stiffness and friction of a gel sensor from its data."),
     "optimize": ("optimize:optimize", "Find the actions that solve a task."),
     "bench": ("bench:app", "Compare optimizers on tasks at equal cost: one table, one picture."),
     "export": ("export:export", "Write the tools' motion of a run as a table, for a robot."),

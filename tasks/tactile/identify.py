@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -100,6 +100,7 @@ def identify(
     budget: int = 200,
     seed: int = 0,
     tol: float = 1e-3,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
 ) -> Identified:
     """Find the parameters with which a simulated sensor shows what a sensor showed.
 
@@ -118,6 +119,7 @@ def identify(
         seed: of "cma" and "bayes".
         tol: "gauss-newton" stops at steps this small against u, "lbfgs" when ℓ falls by less than its
             cube, both relatively [-].
+        on_evaluation: called with every candidate when it has been simulated.
 
     Returns:
         The best candidate, and what it took.
@@ -131,7 +133,8 @@ def identify(
         got = f"{method!r}, budget {budget}"
         expected = f"a method out of {METHODS}, and budget >= 1"
         raise InputError(message("identify", expected, got, "Correct it"))
-    residuals = Residuals(probe, seen, guess, known=known, use=use, noise=noise, span=span)
+    residuals = Residuals(probe, seen, guess, known=known, use=use, noise=noise, span=span,
+                          on_evaluation=on_evaluation)  # fmt: skip
     wall, cpu = time.perf_counter(), time.process_time()
     certainty = None
     if method == "gauss-newton":

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ class Residuals:
         use: out of "markers", "force" and "pictures".
         noise: the weights.
         span: s, largest factor between a parameter and its guess [-].
+        on_evaluation: called with every candidate when it has been simulated.
 
     Raises:
         InputError: unknown names, values without meaning, data of another shape.
@@ -82,6 +83,7 @@ class Residuals:
         use: Sequence[str] = ("markers", "force"),
         noise: Noise | None = None,
         span: float = 10.0,
+        on_evaluation: Callable[[Evaluation], None] | None = None,
     ) -> None:
         where = "Residuals"
         known = dict(known or {})
@@ -103,6 +105,7 @@ class Residuals:
         odds = [_odds(k, torch.tensor(float(v), dtype=torch.float64)) for k, v in guess.items()]
         self.origin = torch.stack(odds).log()
         self.simulations = self.gradients = 0
+        self.on_evaluation = on_evaluation
         self.history: list[Evaluation] = []
         M, T = probe.twists.shape[:2]
         shapes = {"markers": (M, T, len(probe.markers), 2), "force": (M, T, 3)}
@@ -227,6 +230,8 @@ class Residuals:
                     {k: v[s] for k, v in values.items()},
                 )
             )  # fmt: skip
+            if self.on_evaluation is not None:
+                self.on_evaluation(self.history[-1])
 
 
 def _odds(name: str, value: Tensor) -> Tensor:
