@@ -298,7 +298,7 @@ def measure_smoke(results: Rows, dim: int, quick: bool, names: list[str]) -> Non
         for name in names
         if name.endswith(f"{dim}d")
     }
-    measure_driven(results, n, dim, frames, nets | {"multigrid": "multigrid"})
+    measure_driven(results, n, dim, frames, nets | {"multigrid": "multigrid", "ic": "ic"})
     others = dict(CLASSICAL) | ({"direct": "direct"} if dim == 2 else {})
     measure_replay(results, n, dim, replayed, others | nets)
 

@@ -29,6 +29,7 @@ from rheograd.sim.core.gradients import taylor_test
 from rheograd.sim.core.krylov import cg, fcg
 from rheograd.sim.core.shapes import Sphere
 from rheograd.sim.grid import MacGrid, project, solids_of
+from rheograd.sim.grid.pdes import Darcy, Grid
 from rheograd.sim.grid.poisson import PoissonProblem, PoissonSystem, Stencil, solve_poisson
 
 F64 = torch.float64
@@ -182,19 +183,6 @@ def test_energy_loss_is_lowest_at_the_solution(generator) -> None:
         assert float(energy_loss(r, q, apply)) > least
 
 
-def test_the_quick_convolutions_of_solves_are_those_of_training(generator) -> None:
-    """One grid without gradients takes another path than a batch, or one with gradients."""
-    r = torch.randn(1, 12, 10, 8, generator=generator)
-    blind, linear = DCDMNet(3, generator=generator), LinearMultigrid(3, generator=generator)
-    for sides in ("neumann", "periodic", {"x-": "neumann"}):
-        system = PoissonSystem(PoissonProblem((12, 10, 8), 1.0, sides), "cg", like=r)
-        for net in (blind, linear):
-            slow = net(r, net.prepare(system.stencil, system.active)).detach()
-            with torch.no_grad():
-                quick = net(r, net.prepare(system.stencil, system.active))
-            torch.testing.assert_close(quick, slow, rtol=1e-4, atol=1e-5)
-
-
 def test_parameter_counts_are_the_published_ones() -> None:
     assert DCDMNet(3, 64).parameter_count() == 97_457
     assert DCDMNet(3, 128).parameter_count() == 152_881
@@ -291,6 +279,18 @@ def test_projection_of_the_gas_and_derivatives(generator) -> None:
 
     b = torch.randn(8, 8, generator=generator, dtype=F64)
     assert taylor_test(loss, b, eps0=1e-2, levels=4).passed()
+
+
+def test_darcy_takes_a_network(generator) -> None:
+    """Coefficients that jump, to the tolerance of the PDE; forward, and back by the same network."""
+    phases = torch.rand(1, 1, 16, 16, generator=generator) > 0.5
+    a = (1 + 11 * phases.double()).requires_grad_()
+    grid, results = Grid((16, 16), sides="dirichlet"), []
+    for method in ("direct", DCDM(load_net("symmetric-2d"))):
+        u = Darcy(grid, method=method).solve(a)
+        results.append((u, *torch.autograd.grad(u.square().sum(), a)))
+    for ours, exact in zip(*results, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-8, atol=1e-13)
 
 
 def test_training_improves_and_weights_survive_a_file(tmp_path, generator) -> None:
