@@ -38,7 +38,7 @@ class SpaceSplit:
     """Number of axes D."""
 
     def __post_init__(self) -> None:
-        given = (self.s,) * self.dims if isinstance(self.s, int) else tuple(self.s)
+        given = tuple(self.s) if isinstance(self.s, Sequence) else (self.s,) * self.dims
         fine = 1 <= self.dims <= 3 and len(given) == self.dims
         if not fine or not all(isinstance(f, int) and f >= 1 for f in given):
             expected = "1 to 3 axes and one integer factor >= 1 for each"

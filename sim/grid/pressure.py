@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import InputError, message
+from ..core.errors import InputError, check_finite, message
 from ..core.implicit import SolveInfo
 from .mac import Faces, MacGrid
 from .poisson.spectral import DENSE, dense_transform
@@ -172,6 +172,7 @@ def project(
 
     Raises:
         InputError: shapes; net volume flow into a region without opening.
+        StateError: velocities that are not finite.
         ConvergenceError: the tolerance was not reached.
 
     Differentiable in u, solid_velocity and the fractions of `solids`, by one adjoint solve.
@@ -194,6 +195,8 @@ def project(
         size = flux.detach().abs() * torch.where(w > 0, 1e-12, ROUND_OFF[dtype])
         lower, upper = faces_of(grid, size, a)
         round_off = round_off + lower + upper
+    if not bool(outflow.detach().isfinite().all()):
+        check_finite("project", **_named("u", u), **_named("solid_velocity", solid_velocity))
     system.check("project", outflow.detach(), round_off)
     psi = system.solve(-outflow * solids.fluid, solids.open, psi0, info)
     out = []
@@ -201,6 +204,10 @@ def project(
         closed = 0.0 if solid_velocity is None else solid_velocity[a].double()
         out.append(torch.where(w > 0, f - grid.jump(psi, a), closed).to(dtype))
     return tuple(out), (psi * grid.dx).to(dtype)
+
+
+def _named(name: str, faces: Faces | None) -> dict[str, Tensor]:
+    return {f"{name}[{a}]": f.detach() for a, f in enumerate(faces or ())}
 
 
 def axis_matrix(grid: MacGrid, axis: int) -> np.ndarray:

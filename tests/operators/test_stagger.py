@@ -222,6 +222,7 @@ def test_refusals_name_what_to_do():
     cases = [
         (lambda: SpaceSplit(5).split(u), r"divisible by s = \(5, 5\); got \(12, 12\). Take a"),
         (lambda: SpaceSplit(0), "one integer factor >= 1"),
+        (lambda: SpaceSplit(2.5), "one integer factor >= 1"),
         (lambda: SpaceSplit(2).merge(u), r"\(4, ..., \*cells\)"),
         (lambda: TimeSplit(2, "both"), "mode out of"),
         (lambda: TimeSplit(0), "s_T >= 1"),

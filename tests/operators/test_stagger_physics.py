@@ -177,6 +177,40 @@ def test_training_without_labels_lowers_the_error(coupling, s_T, mode):
     assert error() < 0.65 * before
 
 
+@pytest.mark.parametrize("coupling", ["none", "stack"])
+def test_trained_on_32_used_on_64(coupling):
+    """Sub-solvers of Fourier layers: the same functions, each grid against its own solver."""
+    options = {"share": True, "shifted": False} if coupling == "none" else {}
+    model = stagger(coupling=coupling, finish="band", **options)
+
+    def draw(n, count, g):
+        grid = Grid((n, n))
+        u = GaussianField(grid, 2.5, 7.0, 2**0.5 * 7**1.5, modes=6).sample(count, g)
+        wave = fourier_waves(grid.points(torch.zeros(())), [(1, 1)]).sum(0, keepdim=True)
+        return grid, u, 0.1 * wave.expand(count, -1, -1, -1)
+
+    def sample(count, g):
+        _, u, f = draw(32, count, g)
+        return u[:, None], f.clone()
+
+    @torch.no_grad()
+    def error(n):
+        grid, u, f = draw(n, 4, torch.Generator().manual_seed(9))
+        pde = NavierStokes2D(grid, 0.1, 1e-3)
+        truth = rollout(pde, pde.initial_state(u), 8, {"forcing": f}).final.u
+        return float((model.rollout(u, 8, f)[:, -1] - truth).norm() / truth.norm())
+
+    before = error(32)
+    pde = NavierStokes2D(
+        Grid((32, 32)), 0.1, 1e-3, discretization="arakawa", scheme="crank_nicolson"
+    )
+    pool = EnvPool(sample, 16)
+    train_physics(model, PdeResidual(pde, 0.3), pool, PhysicsTraining(40, batch=4, lr=1e-2))
+    coarse, fine = error(32), error(64)
+    print(f"{coupling}: untrained {before:.4f}, on 32² {coarse:.4f}, on 64² {fine:.4f}")
+    assert coarse < 0.7 * before and fine < 1.05 * coarse
+
+
 def test_training_repeats_and_asks_for_what_fits():
     def run():
         model = stagger(drop=0.4)

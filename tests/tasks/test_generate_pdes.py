@@ -75,6 +75,33 @@ def test_frames_are_steps_of_the_solver_from_seeded_inputs(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", SETS)
+def test_the_package_of_the_well_reads_what_is_generated(name, tmp_path):
+    """`WellDataset`, where it is installed: values of the first frames and of what is constant."""
+    well = pytest.importorskip("the_well.data")
+    folder = make(tmp_path / "set", name)
+    (tmp_path / "well").mkdir()
+    for file in folder.glob("train-*.h5"):  # it looks for other endings
+        (tmp_path / "well" / f"{file.stem}.hdf5").symlink_to(file)
+    names = json.loads((folder / "metadata.json").read_text())["fields"]
+    ours = dict(zip(names, load_fields(folder, names), strict=True))
+    moving = {n: v[0] for n, v in ours.items() if n != "permeability"}
+    more = min(len(v) for v in moving.values()) > 1
+    data = well.WellDataset(
+        path=str(tmp_path / "well"),
+        n_steps_input=1,
+        n_steps_output=int(more),
+        use_normalization=False,
+    )
+    first = data[0]
+    for key, frame in {"input_fields": 0, **({"output_fields": 1} if more else {})}.items():
+        expected = torch.cat([v[frame] for v in moving.values()]).movedim(0, -1)
+        assert torch.equal(first[key][0], expected)
+    if "permeability" in ours:
+        assert torch.equal(first["constant_fields"], ours["permeability"][0].movedim(0, -1))
+    assert first["boundary_conditions"].shape == (data.metadata.n_spatial_dims, 2)
+
+
+@pytest.mark.parametrize("name", SETS)
 def test_full_sizes_can_be_made(name):
     config = from_dict(PdeConfig, {"dataset": name})
     pde, own = pde_generation.problem_of(config)

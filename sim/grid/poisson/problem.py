@@ -190,11 +190,13 @@ class PoissonProblem:
                 raise InputError(message("PoissonProblem", f"k of (B, *faces), {shapes}", got))
         elif isinstance(k, Tensor) and k.shape[1:] != self.cells and k.dim():
             raise InputError(message("PoissonProblem", f"k of (B, *{self.cells})", k))
-        bad = [c for c in parts if not bool((c.detach() > 0).all())]
-        if bad or (not parts and not k > 0):
-            got = f"the smallest {float(bad[0].detach().min()):.3g}" if bad else f"{k}"
+        rows = [c.detach().flatten() for c in parts] or [torch.as_tensor(k).flatten()]
+        wrong = [c[~((c > 0) & c.isfinite())] for c in rows]
+        bad = [c for c in wrong if len(c)]
+        if bad:
             fix = "Exclude cells by the mask, not by k = 0"
-            raise InputError(message("PoissonProblem", "k > 0 everywhere", got, fix))
+            got = f"{float(bad[0][0]):.3g}"
+            raise InputError(message("PoissonProblem", "finite k > 0 everywhere", got, fix))
 
 
 def _face_mean(k: Tensor, dim: int, periodic: bool, mean: str) -> Tensor:

@@ -123,6 +123,7 @@ class PoissonSystem(FaceSystem):
             faces = problem.faces(b)
             faces = tuple(c.expand(len(self.active), *c.shape[1:]) for c in faces)
         f = f + problem.given(faces, b)
+        self._check_finite(b, f)
         count = len(self.active)
         if count > 1 and len(f) not in (1, count):
             expected = f"b for the {count} scenes of k and mask"
@@ -152,6 +153,17 @@ class PoissonSystem(FaceSystem):
             {"setup": self.setup_seconds, "solve": time.perf_counter() - start},
             self.label,
         )
+
+    def _check_finite(self, b: Tensor, f: Tensor) -> None:
+        """Raise `InputError` where b or what the sides add to it is not a number."""
+        if bool(f.detach().isfinite().all()):
+            return
+        bad = ~b.detach().isfinite()
+        what = "b" if bool(bad.any()) else "values of the sides"
+        bad = bad if what == "b" else ~f.detach().isfinite()
+        got = f"{int(bad.sum())} cells without, the first at {tuple(bad.nonzero()[0].tolist())}"
+        fix = "Repair them; no solver can"
+        raise InputError(message("solve_poisson", f"finite {what}", got, fix))
 
     def _check(self, rows: Tensor, round_off: float) -> None:
         """Raise `InputError` where a region without Dirichlet side has a net source."""
@@ -202,7 +214,7 @@ def solve_poisson(
         `PoissonSolution`; where no Dirichlet side reaches a region, u has mean zero there.
 
     Raises:
-        InputError: shapes, unknown names, a net source in a closed region.
+        InputError: shapes, unknown names, values that are not finite, a net source in a closed region.
         ConvergenceError: forward, or in backward, when the tolerance was not reached.
 
     Differentiable in b, k and the values of the sides by one adjoint solve.

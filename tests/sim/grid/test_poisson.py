@@ -245,6 +245,8 @@ def test_wrong_input() -> None:
         "k > 0": lambda: PoissonProblem((4, 4), k=torch.zeros(1, 4, 4)),
         "k of": lambda: PoissonProblem((4, 4), k=torch.ones(4, 4)),
         "faces": lambda: PoissonProblem((4, 4), k=(torch.ones(1, 4, 4),) * 2),
+        "finite k > 0": lambda: PoissonProblem((4, 4), k=torch.full((1, 4, 4), torch.inf)),
+        "got nan": lambda: PoissonProblem((4, 4), k=torch.nan),
         "mask bool": lambda: PoissonProblem((4, 4), mask=torch.ones(4, 4)),
         "active": lambda: PoissonProblem((4, 4), mask=torch.zeros(4, 4, dtype=torch.bool)),
         "mean out of": lambda: PoissonProblem((4, 4), mean="median"),
@@ -254,6 +256,15 @@ def test_wrong_input() -> None:
         "no mask": lambda: solve_poisson(PoissonProblem((4, 4), k=torch.ones(1, 4, 4)), b, "fft"),
         "b of": lambda: solve_poisson(problem, torch.zeros(4, 5)),
         "inconsistent": lambda: solve_poisson(problem, b, inconsistent="ignore"),
+        "finite values of the sides": lambda: solve_poisson(
+            PoissonProblem((4, 4), values={"x-": torch.nan}), b
+        ),
     }.items():
         with pytest.raises(InputError, match=match):
             make()
+    b[2, 3] = torch.nan
+    for method in ("fft", "multigrid", "ic", "cg", "direct"):
+        with pytest.raises(
+            InputError, match=r"finite b; got 1 cells without, the first at \(2, 3\)"
+        ):
+            solve_poisson(problem, b, method)

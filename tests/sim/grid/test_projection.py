@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import ROOT, cosine
 from rheograd.sim.core.colliders import Collider
-from rheograd.sim.core.errors import ConvergenceError, InputError
+from rheograd.sim.core.errors import ConvergenceError, InputError, StateError
 from rheograd.sim.core.gradients import fd_check, taylor_test
 from rheograd.sim.core.implicit import SolveInfo
 from rheograd.sim.core.shapes import Box, Sphere
@@ -282,6 +282,12 @@ def test_wrong_input(generator) -> None:
         project(u, grid, solids, method="spectral")
     with pytest.raises(InputError, match="cells with gas"):
         solids_of(grid, [Collider(Sphere(10.0))])
+    broken = u[0].clone()
+    broken[0, 2, 3] = torch.nan
+    with pytest.raises(StateError, match=r"finite u\[0\].*first at \(0, 2, 3\)"):
+        project((broken, u[1]), grid)
+    with pytest.raises(StateError, match=r"finite solid_velocity\[1\]"):
+        project(u, grid, solid_velocity=(u[0], u[1] * torch.nan))
     with pytest.raises(InputError, match="both sides periodic"):
         MacGrid((4, 4), 0.1, walls={"x-": "periodic"})
     with pytest.raises(InputError, match="walls out of"):
