@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import InputError, message
-from .stencil import Faces
+from .stencil import Faces, StencilMap
 
 __all__ = ["AXES", "SIDES", "PoissonProblem"]
 
@@ -159,6 +159,36 @@ class PoissonProblem:
             pad = (0, 0) * (self.dim - 1 - a) + ((rest, 0) if upper else (0, rest))
             total = total + torch.nn.functional.pad(layer.unsqueeze(dim), pad)
         return total
+
+    def residual(self, b: Tensor, u: Tensor) -> Tensor:
+        """Defect of the discrete equation, ∇·(k ∇u) + b, (B, *cells): what a network would minimize.
+
+            R_i = b_i + what the sides give − Σ_faces c (u_i − u_j);   0 in masked cells
+
+        It vanishes at what `solve_poisson` gives; in regions that no Dirichlet side reaches for any
+        constant added to u, where no u does if b has a net source.
+
+        Args:
+            b: right-hand side, (B, *cells) or (*cells).
+            u: (B, *cells) or (*cells); one scene of u, b and k goes with many of the others.
+
+        Raises:
+            InputError: shapes.
+
+        Differentiable in u, b, k and the values of the sides; computed in float64.
+        Source: `StencilMap`.
+        """
+        for name, value in (("b", b), ("u", u)):
+            if value.shape[-self.dim :] != self.cells or value.dim() > self.dim + 1:
+                expected = f"{name} of (B, *{self.cells}) or {self.cells}"
+                raise InputError(message("PoissonProblem.residual", expected, value))
+        faces = self.faces(u)
+        f = b.reshape(-1, *self.cells).double() + self.given(faces, u)
+        v = u.reshape(-1, *self.cells).double()
+        v = v.expand(max(len(v), len(faces[0])), *self.cells)
+        flux = StencilMap(self.cells, self.periodic).matvec(v, faces)
+        R = torch.where(self.active(u.device), f - flux, 0.0)
+        return (R[0] if b.dim() == u.dim() == self.dim and len(R) == 1 else R).to(u.dtype)
 
     def _check_values(self) -> None:
         names = [axis + end for axis in AXES[self.dim] for end in "-+"]

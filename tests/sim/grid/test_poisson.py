@@ -156,6 +156,40 @@ def test_incomplete_cholesky_of_a_line_is_exact_and_matches_the_definition(gener
         torch.testing.assert_close(M[pattern], A[pattern], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("sides", SIDES)
+def test_the_residual_is_zero_at_the_solution_and_differentiable(sides, generator) -> None:
+    cells = (6, 5)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=F64)  # noqa: E731
+    mask = torch.ones(cells, dtype=torch.bool)
+    mask[2, 3] = False
+    names = [axis + end for axis in "xz" for end in "-+"]
+    given = {n: 0.3 for n in names if PoissonProblem(cells, sides=sides).pairs["xz".index(n[0])][
+        n[1] == "+"] == "dirichlet"}  # fmt: skip
+    k = 0.5 + draw(2, *cells).square()
+    problem = PoissonProblem(cells, (0.2, 0.3), sides, k, mask, given)
+    b = draw(2, *cells)
+    b = b * mask
+    b = b - mask * b.sum((1, 2), keepdim=True) / mask.sum()  # no net source
+    found = solve_poisson(problem, b, "direct")
+    scale = problem.residual(b, 0 * b).abs().max()
+    assert float(problem.residual(b, found.u).abs().max() / scale) < 1e-9
+    u = draw(2, *cells)
+    R = problem.residual(b, u)
+    assert bool((R[:, 2, 3] == 0).all()) and problem.residual(b[0], u[0].float()).shape == R.shape
+    one = PoissonProblem(cells, sides=sides)
+    assert one.residual(b[0], u[0]).shape == cells
+
+    def loss(t):
+        values = {n: t["value"] for n in given}
+        problem = PoissonProblem(cells, (0.2, 0.3), sides, t["k"], mask, values)
+        return problem.residual(t["b"], t["u"]).square().sum()
+
+    tree = {"k": k, "b": b, "u": u, "value": torch.tensor(0.3, dtype=F64)}
+    assert taylor_test(loss, tree, eps0=1e-3, levels=4).passed()
+    with pytest.raises(InputError, match=r"residual: expected u of \(B, \*\(6, 5\)\)"):
+        problem.residual(b, u[..., :4])
+
+
 @pytest.mark.parametrize("method", ["fft", "multigrid", "direct", "ic"])
 def test_taylor_in_right_hand_side_and_values(method, generator) -> None:
     b = torch.randn(2, 6, 5, generator=generator, dtype=F64)
