@@ -101,28 +101,31 @@ def fno(modes: int, width: int, kind: type = FNO, **options) -> GridOperator:
 def cases(peer: bool) -> dict[str, Case]:
     """Trainings by name of their row."""
     walls = {"boundary": "dirichlet", "input_boundary": "neumann"}
+    dct = {"boundary": "neumann"}
     shifts = {"augment": RandomShift([(1, -1)])}  # along which the forcing is constant
     turns = {"augment": RandomTurn()}
     rows = {
         "ns T1 m9 w32, 60 s": Case(lambda: t1(9, 32), 60),
         "ns T1 m13 w32, 60 s": Case(lambda: t1(13, 32), 60),
-        "ns T1 DCT m12 w32, 60 s": Case(lambda: t1(12, 32, boundary="neumann"), 60),
+        "ns T1 DCT m12 w32, 60 s": Case(lambda: t1(12, 32, **dct), 60),
         "ns T1 m13 w32 vp, 60 s": Case(lambda: t1(13, 32, init="vp"), 60),
         "ns FNO K12 w20, 60 s": Case(lambda: fno(12, 20), 60, 1e-2),
         "ns T1 m9 w32, 240 s": Case(lambda: t1(9, 32), 240),
-        "ns T1 DCT m24 w24, 240 s": Case(lambda: t1(24, 24, boundary="neumann"), 240),
+        "ns T1 DCT m24 w24, 240 s": Case(lambda: t1(24, 24, **dct), 240),
         "ns FNO K12 w20, 240 s": Case(lambda: fno(12, 20), 240, 1e-2),
         "ns T1 m9 w32, shifts, 60 s": Case(lambda: t1(9, 32), 60, **shifts),
         "ns T1 m13 w32, shifts, 60 s": Case(lambda: t1(13, 32), 60, **shifts),
+        "ns T1 DCT m12 w32, shifts, 60 s": Case(lambda: t1(12, 32, **dct), 60, **shifts),
         "ns FNO K12 w20, shifts, 60 s": Case(lambda: fno(12, 20), 60, 1e-2, **shifts),
         "ns T1 m13 w32, shifts, 240 s": Case(lambda: t1(13, 32), 240, **shifts),
+        "ns T1 DCT m24 w24, shifts, 240 s": Case(lambda: t1(24, 24, **dct), 240, **shifts),
         "ns FNO K12 w20, shifts, 240 s": Case(lambda: fno(12, 20), 240, 1e-2, **shifts),
         "transfer T1 m13 w32, 30 s": Case(lambda: t1(13, 32, 32), 30, **shifts),
         "transfer T1 DCT m12 w32, 30 s": Case(lambda: t1(12, 32, 32, "neumann"), 30, **shifts),
         "transfer T1U m13 w12, 30 s": Case(lambda: t1u(13, 12, 32), 30, **shifts),
         "transfer FNO K12 w20, 30 s": Case(lambda: fno(12, 20), 30, 1e-2, **shifts),
         "darcy T1 m14 w24, 60 s": Case(lambda: t1(14, 24, 16, **walls), 60),
-        "darcy T1 DCT m14 w24, 60 s": Case(lambda: t1(14, 24, 16, boundary="neumann"), 60),
+        "darcy T1 DCT m14 w24, 60 s": Case(lambda: t1(14, 24, 16, **dct), 60),
         "darcy FNO K7 w24, 60 s": Case(lambda: fno(7, 24), 60, 1e-2),
         "darcy T1 m14 w24, turns, 60 s": Case(lambda: t1(14, 24, 16, **walls), 60, **turns),
         "darcy FNO K7 w24, turns, 60 s": Case(lambda: fno(7, 24), 60, 1e-2, **turns),
