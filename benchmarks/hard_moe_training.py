@@ -37,6 +37,12 @@ MODELS = {
     "step experts": (12, StepProblem, {"boxes": (1, 4)}),
     "step windows": (12, StepProblem, {"mode": "windows", "boxes": (1, 4)}),
     "step experts without walls": (12, StepProblem, {"boxes": (1, 4), "walls": False}),
+    "step one constraint, walls as drawn": (12, StepProblem, {"walls": False}),
+    "integral windows, walls as drawn": (
+        12,
+        IntegralProblem,
+        {"mode": "windows", "boxes": (1, 8), "walls": False},
+    ),
     "step windows, 8 boxes": (12, StepProblem, {"mode": "windows", "boxes": (1, 8)}),
     "step one constraint, N = 48": (48, StepProblem, {}),
     "integral soft": (1, IntegralProblem, {"mode": "soft"}),
