@@ -49,7 +49,7 @@ def volume(state: GasState, obstacles, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(image[..., :3])
 
 
-def draw_volumes(path: Path, method, n: int = 64, count: int = 120) -> None:
+def draw_volumes(path: Path, method, n: int = 48, count: int = 125) -> None:
     """Three moments, and the divergence and the iterations of every frame."""
     import torch
     from PIL import Image
