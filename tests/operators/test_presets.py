@@ -170,9 +170,12 @@ def test_a_recipe_learns_in_a_few_updates(name, updates):
 
 
 @pytest.mark.slow
-@NAMES
-def test_a_tenth_of_a_recipe(name):
-    """From scratch, on fewer fields of the problem: error at most three times that of the card."""
-    data = sample_problem(name, 200, seed=0)
+@pytest.mark.parametrize(("kind", "share"), [("t1", 0.2), ("fno", 0.5)])
+@pytest.mark.parametrize("problem", sorted(PROBLEMS))
+def test_a_tenth_of_a_recipe(kind, share, problem):
+    """From scratch, on 200 fields: a share of what knowing nothing costs; an update of FNO costs six of
+    T1, so it has few."""
+    name = f"{kind}/{problem}"
+    data = sample_problem(problem, 200, seed=0)
     fitted = train_preset(name, data=data, updates=PRESETS[name].updates // 10)
-    assert fitted.metrics["relative_l2"] < 3 * card(name)["metrics"]["relative L2 on 64²"]
+    assert fitted.metrics["relative_l2"] < share * fitted.metrics["relative_l2 of the mean"]
