@@ -3,8 +3,10 @@
     python benchmarks/bench_gel.py [--quick] [--only PART ...] [--machine NAME]
 
 depth       a ball on a block of gel, force over depth for three meshes, against Hertz with a layer
+samplings   ball and flat punch on one mesh, contact by its points and by samples of three densities
+across      the same punch, its edge within a cell
 torque      a ball beside the axis of a pad: where force and moment say it is
-slip        a plate dragged over a pad, there and back: side force over normal force
+slip        a plate dragged over a pad, there and back: side force over normal force; what `eps_v` costs
 creep       a block on an incline below the angle of friction: how far it creeps in a second
 gradients   20 steps of press and slide of a dome: derivatives of the last frame against differences
 cost        steps of domes, forward and backward; one thread, processor time
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import torch
 from results import Results, parser
@@ -79,6 +82,56 @@ def depth(results: Results, quick: bool) -> None:
             )  # fmt: skip
 
 
+def layered_punch(half: float, depth: float) -> float:
+    """Force of a flat square punch of side 2 `half` on that layer (King 1987) [N]."""
+    shift = -(1.2876 - 1.4678 * NU + 1.3442 * NU**2) / (1 - NU)
+    a = 1.142 * half
+    return 2 * a * E / (1 - NU**2) * depth / (1 + 2 * shift / math.pi * a / BLOCK[2])
+
+
+def across(results: Results, quick: bool) -> None:
+    """The punch with its edge in the last fifth of a cell, where samplings differ."""
+    samplings(results, quick, inside=0.8)
+
+
+def samplings(results: Results, quick: bool, inside: float = 1.0) -> None:
+    """Force over depth by how contact is sampled; the edge of the punch is a line between cells."""
+    gap, thick = 2e-5, 5e-3
+    flat = pad(BLOCK, (8, 8, 3), focus=4)
+    ball = [pad(BLOCK, cells, focus=8) for cells in ((6, 6, 3), (8, 8, 4), (10, 10, 3))]
+    line = flat.X[flat.sets["surface"], 0].unique()[::2]
+    place = int((line - 7.6e-3).abs().argmin())
+    half = float(torch.lerp(line[place - 1], line[place], inside)) - 1e-6
+    cases = [("punch", flat, n) for n in (None, 3, 6, 12)]
+    cases += [("ball", ball[0], n) for n in (None, 3, 6, 12)]
+    cases += [("ball", mesh, n) for mesh in ball[1:] for n in (None, 6)]
+    cases = cases if inside == 1 else cases[:4]
+    for name, mesh, n in cases[1:3] if quick else cases:
+        high = thick if name == "punch" else RADIUS
+        shape = Box((half, half, thick)) if name == "punch" else Sphere(RADIUS)
+        tool = Collider(shape, (0, 0, BLOCK[2] + high + gap), name="tool")
+        motion = [(0.0, 0.0, -2e-4)] * (1 if name == "punch" or quick else 4)
+        start = time.process_time()
+        for sensor, state, felt in readings(mesh, tool, motion, gap, stiffness=1e4, samples=n):
+            contact: Any = sensor.model.contacts[0]
+            places = state.x
+            if n is not None:
+                contact, places = contact.inner, contact.places(state.x)
+            way = BLOCK[2] + high + gap - float(state.pose[0, 1, 2])
+            # What is pressed in is what the tool went, less the gap that the barrier leaves below it.
+            met = contact.meets[0]
+            apart = contact.distances(places, state.pose)[0, met, 0]
+            down = way - gap + float(apart[places[0, met, :2].norm(dim=1).argmin()])
+            force = -float(felt.contact_force[0, 2])
+            theory = layered_punch(half, down) if name == "punch" else layered_hertz(RADIUS, down)
+            results.add(
+                measure="samplings" if inside == 1 else "across", tool=name, points=len(mesh.X),
+                samples=n, way_m=way, depth_m=down, touching=int((apart < gap).sum()),
+                force_N=force, theory_N=theory, ratio=force / theory,
+                cpu_s=time.process_time() - start,
+            )  # fmt: skip
+
+
 def torque(results: Results, quick: bool) -> None:
     """Where a ball of 6 mm presses a pad, by -τ_y/F_z and τ_x/F_z."""
     radius, gap, deep = 6e-3, 5e-5, 6e-4
@@ -99,18 +152,24 @@ def torque(results: Results, quick: bool) -> None:
 def slip(results: Results, quick: bool) -> None:
     """Side force over normal force along the way of a plate, there and back."""
     gap, step = 5e-5, 1e-4
-    for mu in (0.4,) if quick else (0.2, 0.4, 0.8):
+    cases = [(0.4, 1e-3)] if quick else [(mu, v) for v in (1e-3, 1e-4) for mu in (0.2, 0.4, 0.8)]
+    for mu, eps_v in cases:
         tool = Collider(Plane(), (0, 0, 6e-3 + gap), DOWN, friction=mu, name="plate")
         motion = [(0.0, 0.0, -3e-4 - gap)]
         motion += [(step, 0.0, 0.0)] * (4 if quick else 14) + [(-step, 0.0, 0.0)] * (
             4 if quick else 20
         )
         mesh = pad((20e-3, 20e-3, 6e-3), (3, 3, 1))
-        felt = [r for _, _, r in readings(mesh, tool, motion, gap)][1:]
+        felt, directions = [], 0
+        for sensor, _, reading in readings(mesh, tool, motion, gap, eps_v=eps_v):
+            felt.append(reading)
+            directions += sensor.solver.newton.iterations
+        felt = felt[1:]
         ways = torch.tensor([m[0] for m in motion[1:]]).cumsum(0).tolist()
         ratio = [float(r.force[0, 0] / -r.force[0, 2]) for r in felt]
         results.add(
-            measure="slip", mu=mu, way_m=[float(f"{w:.3g}") for w in ways],
+            measure="slip" if eps_v == 1e-3 else "slip_fine", mu=mu, eps_v=eps_v,
+            directions=directions / len(motion), way_m=[float(f"{w:.3g}") for w in ways],
             ratio=[float(f"{q:.4g}") for q in ratio], most=max(ratio), least=min(ratio),
         )  # fmt: skip
 
@@ -131,12 +190,14 @@ def creep(results: Results, quick: bool) -> None:
             model = FEMModel(block.X, [block.part], contacts=[contact], gravity=gravity)
             solver = SolverFEM(model, FEMConfig(dt=dt, tol=1e-8))
             state = block.start(model.initial_state())
-            places = []
+            places, directions = [], 0
             for _ in range(40 if quick else 240):
                 state = solver.step(state)
+                directions += solver.newton.iterations
                 places.append(float(block.pose(state.x)[0, 0]))
             settled = places[-1] - places[max(len(places) - 201, 0)]
-            results.add(measure="creep", eps_v=eps_v, share=share, way_m=settled)
+            results.add(measure="creep", eps_v=eps_v, share=share, way_m=settled,
+                        directions=directions / len(places))  # fmt: skip
 
 
 def gradients(results: Results, quick: bool) -> None:
@@ -250,6 +311,8 @@ PARTS = {
     "creep": creep,
     "gradients": gradients,
     "depth": depth,
+    "samplings": samplings,
+    "across": across,
 }
 
 

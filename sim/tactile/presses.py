@@ -212,8 +212,8 @@ def spread_balls(
     """The same, but spread evenly over places, radii and indentations together: what to calibrate with.
 
     Independent draws leave holes, and a model is worst there, above all where the gel is steepest:
-    small balls pressed deep. The defaults reach a little beyond those of `random_balls`, so nothing
-    that these show is extrapolated.
+    small balls pressed deep. The defaults reach beyond those of `random_balls` there, so no normal that
+    these show is extrapolated; flat presses need no balls of their own.
 
     Source: Owen 1998 (scrambled nets), Sobol' 1967, by `torch.quasirandom`.
     """
