@@ -373,7 +373,7 @@ def main() -> None:
     if "loop" in only:
         measure_loop(results, given.dim, [32] if given.quick else [32, 64, 128], names)
     if "training" in only:
-        measure_training(results, 2.0 if given.quick else 30.0)
+        measure_training(results, 2.0 if given.quick else given.seconds or 30.0)
     if "smoke" in only:
         for dim in given.dim:
             measure_smoke(results, dim, given.quick, names)
