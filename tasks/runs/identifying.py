@@ -129,7 +129,9 @@ def _probe(c: IdentifyConfig, data: dict[str, Any]) -> tuple[Any, Any]:
     from ..tactile.probe import Probe, Seen, dome_probe
 
     arrays = {k: torch.from_numpy(data[k]).double() for k in NAMES if k in data}
-    plain = dome_probe(c.cuts, c.layers, c.markers, material=c.material, dt=c.dt)
+    seen = arrays.get("markers")
+    count = c.markers if seen is None or seen.ndim != 4 else seen.shape[2]
+    plain = dome_probe(c.cuts, c.layers, count, material=c.material, dt=c.dt)
     mesh, dots = plain.sensor.mesh, plain.markers
     if "dots" in arrays:
         dots = pixel_markers(plain.camera, arrays["dots"], mesh.X, mesh.triangles)
@@ -151,4 +153,7 @@ def _probe(c: IdentifyConfig, data: dict[str, Any]) -> tuple[Any, Any]:
     nothing = {"markers": (M, T, len(dots), 2), "force": (M, T, 3)}
     for name, shape in nothing.items():
         arrays.setdefault(name, torch.full(shape, math.nan, dtype=torch.float64))
+        if arrays[name].shape != shape:
+            got = f"{tuple(arrays[name].shape)}. Give a row per motion and step, or `twists` and `dots`."
+            raise UsageError(f"identify: {name} of shape {shape}; got {got}")
     return probe, Seen(arrays["markers"], arrays["force"], pictures)

@@ -114,6 +114,12 @@ def test_wrong_requests(words, says, tmp_path, monkeypatch, capsys):
     assert says in " ".join(capsys.readouterr().err.split())
 
 
+def test_data_of_another_shape(tmp_path, capsys):
+    np.savez(tmp_path / "odd.npz", force=np.zeros((1, 3, 3)))
+    assert run(["identify", str(tmp_path / "odd.npz"), "--out", str(tmp_path / "a")]) == 2
+    assert "force of shape (4, 6, 3); got (1, 3, 3)" in " ".join(capsys.readouterr().err.split())
+
+
 def test_help_loads_neither_torch_nor_numpy():
     code = """
 import sys
