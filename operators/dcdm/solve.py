@@ -15,7 +15,7 @@ import logging
 import torch
 from torch import Tensor
 
-from ...sim.core.errors import ConvergenceError, message
+from ...sim.core.errors import ConvergenceError, InputError, message
 from ...sim.core.factors import Factor, IterativeFactor, Preconditioner
 from ...sim.core.krylov import cg, fcg
 from ...sim.grid.poisson import FaceSystem, VCycle
@@ -39,6 +39,9 @@ class DCDM:
         progress: see patience.
         plain: whether a symmetric net goes into plain CG, which needs one product less per step; one
             whose certificate fails (weights that training let go) takes the loop above, with a warning.
+
+    Raises:
+        InputError: not a network, or a negative history; where it is used, a network of other dimension.
     """
 
     name = "dcdm"
@@ -52,6 +55,12 @@ class DCDM:
         progress: float = 0.7,
         plain: bool = True,
     ) -> None:
+        if not isinstance(net, DirectionNet):
+            fix = 'Load one first, DCDM(load_net("symmetric-2d"))'
+            raise InputError(message("DCDM", "a DirectionNet", repr(net), fix))
+        if history is not None and history < 0:
+            fix = "Take 0 for none, None for all"
+            raise InputError(message("DCDM", "history >= 0 or None", f"history={history}", fix))
         self.net, self.history, self.fallback = net.eval(), history, fallback
         self.patience, self.progress, self.plain = patience, progress, plain
 
@@ -68,7 +77,11 @@ class DCDM:
 
     def direction(self, system: FaceSystem) -> Preconditioner:
         """r ↦ q on rows (B, n), for one geometry."""
-        net = self.net
+        net, dim = self.net, system.stencil.dim
+        made = getattr(net, "dim", dim)
+        if made != dim:
+            fix = f"Take a network of {dim} dimensions"
+            raise InputError(message("DCDM", f"a network for {dim} axes", f"one for {made}", fix))
         with torch.no_grad():
             geometry = net.prepare(system.stencil, system.active)
         dtype = next(net.parameters()).dtype

@@ -84,7 +84,7 @@ def train_direction(
         {"updates", "cpu_seconds", "loss": mean of the last tenth, "losses": all of them}.
 
     Raises:
-        InputError: unknown loss or domain.
+        InputError: unknown loss or domain, or a network of another dimension.
 
     Source: Kaneda et al. 2023, section 5.
     """
@@ -93,6 +93,11 @@ def train_direction(
     if set(recipe.domains) - set(DOMAINS):
         got = f"{recipe.domains}"
         raise InputError(message("train_direction", f"domains out of {DOMAINS}", got))
+    made = getattr(net, "dim", recipe.dim)
+    if made != recipe.dim:
+        fix = f"Take DCDMTraining(dim={made})"
+        expected = "a recipe of its dimension"
+        raise InputError(message("train_direction", expected, f"dim={recipe.dim}", fix))
     generator = torch.Generator().manual_seed(recipe.seed)
     pool = _pool(recipe, generator)
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.lr)

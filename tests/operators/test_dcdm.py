@@ -369,5 +369,13 @@ def test_masks_and_wrong_input(generator) -> None:
         DCDMNet(4)
     with pytest.raises(InputError, match="loss out of"):
         train_direction(DCDMNet(2, channels=2), DCDMTraining(loss="mse"))
+    with pytest.raises(InputError, match="DirectionNet"):
+        DCDM("linear-2d")
+    with pytest.raises(InputError, match="history"):
+        DCDM(LinearMultigrid(2), history=-1)
+    with pytest.raises(InputError, match="2 axes"):
+        solve_poisson(PoissonProblem((8, 8)), torch.ones(8, 8), DCDM(LinearMultigrid(3)))
+    with pytest.raises(InputError, match="of its dimension"):
+        train_direction(DCDMNet(3, channels=2), DCDMTraining(dim=2))
     with pytest.raises(FileNotFoundError):
         load_net("no-such-net")
