@@ -29,8 +29,8 @@ _COMMANDS = {
     "list": ("info:list_", "Scenes, materials, laws, tasks and engines there are."),
     "simulate": ("simulate:simulate", "Run a scene and store its motion."),
     "generate": ("generate:generate", "Simulate a data set of many motions to learn from."),
-    "train": ("train:app", "Train a neural law on a motion, or a stepper on a data set."),
-    "evaluate": ("evaluate:evaluate", "Measure a trained law in a scene it has not seen."),
+    "train": ("train:app", "Train a law on a motion, or a stepper or operator on a data set."),
+    "evaluate": ("evaluate:evaluate", "Measure what was trained on what it has not seen."),
     "identify": ("identify:identify", "Find stiffness and friction of a gel sensor from its data."),
     "optimize": ("optimize:optimize", "Find the actions that solve a task."),
     "bench": ("bench:app", "Compare optimizers on tasks at equal cost: one table, one picture."),
@@ -40,7 +40,7 @@ _COMMANDS = {
     "view": ("view:view", "Look at a stored motion in a window."),
     "info": ("info:info", "Versions, devices and caches; or what a run holds."),
 }
-_DOTTED = re.compile(r"--(bodies|tools|task|optimizer)\.[\w.-]+$")
+_DOTTED = re.compile(r"--(bodies|tools|task|optimizer|model|train)\.[\w.-]+$")
 
 
 def make_app(command: str = "") -> Any:

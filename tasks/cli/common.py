@@ -48,18 +48,22 @@ class Dotted:
             UsageError: a name without field, a field without value, another command's option.
         """
         out: dict[str, Any] = {}
-        owners = {"bodies": "simulate", "tools": "simulate", "task": "optimize"}
+        two = "--{}.FIELD or --{}.FIELD"
+        owners = {
+            "bodies": ("simulate", "--bodies.NAME.FIELD or --tools.NAME.FIELD"),
+            "task": ("optimize", two.format("task", "optimizer")),
+            "model": ("train", two.format("model", "train")),
+        }
+        owners |= {"tools": owners["bodies"], "train": owners["model"]}
         for path, values in cls.values.items():
             parts = path.split(".")
-            owner = owners.get(parts[0], "optimize")
+            owner, form = owners.get(parts[0], owners["task"])
             lengths = (3, 4) if owner == "simulate" else (2,)
             if len(parts) not in lengths or not values or owner != command:
-                form = "--bodies.NAME.FIELD or --tools.NAME.FIELD" if owner == "simulate" else (
-                    "--task.FIELD or --optimizer.FIELD"
-                )
+                page = "train t1" if owner == "train" else owner
                 raise UsageError(
-                    f"--{path}: {form} of `rheograd {owner}` with a value; got "
-                    f"{' '.join(values) or 'no value'}. See `rheograd {owner} --help`."
+                    f"--{path}: {form} of `rheograd {page}` with a value; got "
+                    f"{' '.join(values) or 'no value'}. See `rheograd {page} --help`."
                 )
             if parts[0] == "task":
                 parts[0] = "settings"

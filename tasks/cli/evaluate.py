@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ..runs.configs import UsageError
+from ..runs.configs import UsageError, load_toml
 from .common import console, show_table, steps_bar
 
 
@@ -17,24 +17,36 @@ def evaluate(
     material: str | None = None,
     size: Literal["nano", "medium", "full"] = "nano",
     mesh: Path | None = None,
+    data: Path | None = None,
     device: str = "cpu",
 ) -> None:
-    """Measure a trained constitutive law in a scene it has not seen, beside the truth.
+    """Measure a trained constitutive law in a scene it has not seen, beside the truth; or an operator
+    on fields on the held-out solutions of a data set.
 
     Scenes: reconstruction, time, velocity-1 -7 -8, sphere, torus, capsule, mesh, slope, two, contact,
     pool, melting, large.
 
     Args:
         laws: Checkpoints or run folders of `rheograd train`; several for scenes of several materials.
-            A material of the scene without one gets its true law.
+            A material of the scene without one gets its true law. Or one run of `rheograd train t1`
+            or `fno`.
         scene: Where to measure.
         material: True material [default: the one that the first law was trained on].
         size: nano takes seconds, medium minutes, full is the size of the paper.
         mesh: Watertight surface file for the scene mesh.
+        data: Of an operator: another set of the same equation, on any grid [default: the one that it
+            was trained on]. With it also a file of weights, or a name such as t1/flow-64.
         device: cpu or cuda.
     """
     if not laws:
         raise UsageError("evaluate: at least one law; got none. See `rheograd train`.")
+    if data is not None or _is_operator(laws[0]):
+        if len(laws) > 1 or material or mesh or scene != "reconstruction":
+            raise UsageError(
+                "evaluate: one operator, --data and --device; got more, or options for laws. Leave them "
+                "out."
+            )
+        return _operator(laws[0], data, device)
     with steps_bar("start torch, simulate the truth") as update:
         from ...operators.nclaw.data import MATERIALS
         from ..nclaw import evaluate as measure
@@ -66,3 +78,16 @@ def evaluate(
     show_table(rows)
     if found.failure:
         console.print(found.failure)
+
+
+def _is_operator(path: Path) -> bool:
+    config = path / "config.toml"
+    return config.is_file() and load_toml(config).get("system") in ("t1", "fno")
+
+
+def _operator(path: Path, data: Path | None, device: str) -> None:
+    with steps_bar("start torch, read the data"):
+        from ..runs.pde_learning import evaluate_operator
+
+        rows = evaluate_operator(path, data, device)
+    show_table(rows)

@@ -149,7 +149,7 @@ def _installation() -> None:
 
 def _run(path: Path) -> None:
     folder = RunFolder.open(path)
-    names = ("scene", "task", "material", "dim", "duration", "method", "seed")
+    names = ("scene", "task", "system", "data", "material", "dim", "duration", "method", "seed")
     rows: dict[str, Any] = {"command": f"rheograd {folder.command}"}
     rows |= {n: folder.config[n] for n in names if n in folder.config}
     metrics = path / "metrics.jsonl"

@@ -11,17 +11,20 @@ from ..runs.configs import UsageError, from_dict, merge, to_dict
 from ..runs.folder import Interrupted, RunFolder
 from ..runs.learning_config import NclawConfig, StepperConfig
 from .common import Dotted, console, given, layered, options_of, show_table, steps_bar
+from .train_operator import fno, resume_operator, t1
 
 app = App(
     name="train",
     help="Train what learns: nclaw, a constitutive law on one motion (the default); giorom, a stepper "
-    "of sparse particles on a data set.",
+    "of sparse particles on a data set; t1 and fno, operators on fields on a data set of a PDE.",
     help_format="plaintext",
     result_action="return_value",
 )
 LawOptions = options_of(NclawConfig, skip=("system",))
 StepperOptions = options_of(StepperConfig, skip=("system", "data"))
 NO_LAW, NO_STEPPER = LawOptions(), StepperOptions()
+app.command(t1)
+app.command(fno)
 
 
 @app.default
@@ -48,6 +51,8 @@ def nclaw(
                 "run. Leave them out, or start a new run with --config."
             )
         folder = RunFolder.open(resume, "train")
+        if folder.config.get("system") in ("t1", "fno"):
+            return resume_operator(folder)
         if folder.config.get("system") == "giorom":
             return _stepper(from_dict(StepperConfig, folder.config, str(resume)), folder)
         return _law(from_dict(NclawConfig, folder.config, str(resume)), folder, True)
