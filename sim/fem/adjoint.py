@@ -37,13 +37,13 @@ from .terms import StepInput, Term
 __all__ = ["HessianSolver", "StepResidual"]
 
 ADJOINT_TOL = 1e-10
-"""‖H λ − ȳ‖ / ‖ȳ‖ of the iterative adjoint solve."""
+"""‖H λ − ȳ‖ / ‖ȳ‖ of the iterative adjoint solve, and above which a direct one is refined once."""
 
 ACCEPTED = 1e-6
 """‖H λ − ȳ‖ / ‖ȳ‖ above which a solve has failed: contact makes H so ill-conditioned that rounding alone
 may reach a hundredth of it."""
 
-KEPT_WORK = 1.5e8
+KEPT_WORK = 5e8
 """Products of a factor, n width², below which making one takes no longer than five products with H."""
 
 
@@ -166,11 +166,13 @@ class StepResidual:
                 return found
         at.moved = None
         factor = factorize(at.blocks, self.pattern, self.linear, ADJOINT_TOL, definite=False)
-        x = factor.solve(b)
-        if self.linear != "cg":  # one refinement: contact makes H ill-conditioned
-            x = x + factor.solve(b - factor.product(x))
-        norm = b.norm(dim=1)
-        rest = (b - factor.product(x)).norm(dim=1) / torch.where(norm > 0, norm, 1.0)
+        x, norm = factor.solve(b), b.norm(dim=1)
+        scale = torch.where(norm > 0, norm, 1.0)
+        left = b - factor.product(x)
+        rest = left.norm(dim=1) / scale
+        if self.linear != "cg" and not bool((rest <= ADJOINT_TOL).all()):
+            x = x + factor.solve(left)  # contact makes H ill-conditioned
+            rest = (b - factor.product(x)).norm(dim=1) / scale
         return x, torch.zeros(len(b), dtype=torch.long, device=b.device), rest
 
     def _spread(self, u: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class FEMConfig:
     good on GPUs and below 300 unknowns; cg: conjugate gradients in Warp, 3×3 blocks, CPU and GPU."""
     lags: int = 1
     """Solves per step; each takes the friction's normal forces from the one before."""
-    kept_factors: float = 256.0
+    kept_factors: float = 512.0
     """Memory for sparse factors of the last steps, with which the adjoint makes none of its own [MB]; 0:
     it makes them. Gradients are the same to rounding."""
 

@@ -178,9 +178,10 @@ class SurfaceTerm(Term):
         self._check_distances(near.squared, rows.stencil)
         d = near.squared.sqrt()
         slope = barrier(near.squared, self.contact.d_hat)[1]
-        fade = cross_mollifier(X[rows.plain :], rows.fade, order=1)[0]
-        fade = torch.cat((torch.ones_like(d[: rows.plain]), fade))
-        force = -2 * d * slope * fade * rows.weight * self.stiffness[scene]
+        force = -2 * d * slope * rows.weight * self.stiffness[scene]
+        if rows.plain < len(X):
+            fade = cross_mollifier(X[rows.plain :], rows.fade, order=1)[0]
+            force = force * torch.cat((torch.ones_like(d[: rows.plain]), fade))
         coefficient = [params[name].expand(self.scenes) for name in names]
         force = force * torch.stack(coefficient)[which, scene]
         start = (near.weights[..., None] * x_start[rows.stencil]).sum(1)
