@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
+from rheograd.operators.presets import flow
 from rheograd.operators.t1 import Basis1D, SeparableTransform
-from rheograd.sim.grid.pdes import Darcy, GaussianField, Grid, NavierStokes2D, two_phases
+from rheograd.sim.grid.pdes import Darcy, GaussianField, Grid, two_phases
 from torch import Tensor
-
-NS = {"viscosity": 1e-3, "time": 10.0, "dt": 0.05}
-"""ω(0) → ω(10); with half the step ω(10) changes by 5e-6 of its norm."""
 
 
 def kept(file: Path, make) -> dict[str, Tensor]:
@@ -22,26 +19,10 @@ def kept(file: Path, make) -> dict[str, Tensor]:
     return torch.load(file, weights_only=True)
 
 
-@torch.no_grad()
-def navier_stokes(count: int, n: int = 64, steps: int | None = None, seed: int = 0) -> dict:
-    """Vorticity at 0 and at 10 s on the periodic unit square, stirred by 0.1 (sin s + cos s),
-    s = 2π(x + z); "x" and "y" (count, 1, n, n)."""
-    grid, generator = Grid((n, n)), torch.Generator().manual_seed(seed)
-    # √2: the files of FNO's authors have unit variance in the real and in the imaginary part of modes
-    field = GaussianField(grid, 2.5, 7.0, 7**1.5 * math.sqrt(2), modes=min(31, (n - 1) // 2))
-    x = field.sample(count, generator)
-    p = (torch.arange(n) + 0.5) / n
-    s = 2 * math.pi * (p[:, None] + p)
-    forcing = 0.1 * (torch.sin(s) + torch.cos(s))[None]
-    pde = NavierStokes2D(grid, NS["dt"], viscosity=NS["viscosity"], forcing=forcing)
-    results = []
-    for part in x.split(44):
-        state = pde.initial_state(part)
-        params = pde.prepare(None, state)
-        for _ in range(round(NS["time"] / NS["dt"]) if steps is None else steps):
-            state = pde.step(state, params=params)
-        results.append(state.u)
-    return {"x": x, "y": torch.cat(results)}
+def navier_stokes(count: int, n: int = 64, seed: int = 0) -> dict[str, Tensor]:
+    """Vorticity at 0 and at 10 s of `presets.flow`, "x" and "y" (count, 1, n, n)."""
+    x, y = flow(count, n, seed)
+    return {"x": x, "y": y}
 
 
 @torch.no_grad()

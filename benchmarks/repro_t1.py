@@ -341,8 +341,8 @@ class Flows:
         """{"x", "y", "seen": number of training fields}, {cells: (x, y)}."""
         file = self.folder / f"{name}{'-quick' if self.quick else ''}.pt"
         if name == "ns":
-            count, steps = ((24, 8), 20) if self.quick else ((400, 40), None)
-            flow = kept(file, lambda: navier_stokes(sum(count), steps=steps))
+            count = (24, 8) if self.quick else (400, 40)
+            flow = kept(file, lambda: navier_stokes(sum(count)))
             x, y = flow["x"][count[0] :], flow["y"][count[0] :]
             grids = (32,) if self.quick else (32, 128)
             others = {n: (resample(x, n), resample(y, n)) for n in grids}
