@@ -155,7 +155,7 @@ def _sizes(config: OperatorConfig, task: FieldMap, fields: FieldSet, pairs: Fiel
     for name in FROM_DATA:
         if name in config.model:
             raise UsageError(f"--model.{name}: as the data have it; got a value. Leave it out.")
-    values = {
+    values: dict[str, Any] = {
         "in_channels": pairs.in_channels,
         "out_channels": pairs.out_channels,
         "hidden_channels": WIDTHS[config.system][dim - 1],
