@@ -8,6 +8,8 @@ from typing import Literal
 from ..runs.configs import UsageError, load_toml
 from .common import console, show_table, steps_bar
 
+OPERATORS = ("t1", "fno")
+
 
 def evaluate(
     laws: list[Path],
@@ -41,7 +43,7 @@ def evaluate(
     if not laws:
         raise UsageError("evaluate: at least one law; got none. See `rheograd train`.")
     if data is not None or _is_operator(laws[0]):
-        if len(laws) > 1 or material or mesh or scene != "reconstruction":
+        if len(laws) > 1 or material or mesh or (scene, size) != ("reconstruction", "nano"):
             raise UsageError(
                 "evaluate: one operator, --data and --device; got more, or options for laws. Leave them "
                 "out."
@@ -81,8 +83,11 @@ def evaluate(
 
 
 def _is_operator(path: Path) -> bool:
-    config = path / "config.toml"
-    return config.is_file() and load_toml(config).get("system") in ("t1", "fno")
+    """A run of one, its weights, or a name such as t1/flow-64."""
+    config = (path.parent if path.is_file() else path) / "config.toml"
+    if config.is_file():
+        return load_toml(config).get("system") in OPERATORS
+    return not path.exists() and path.parts[0] in OPERATORS
 
 
 def _operator(path: Path, data: Path | None, device: str) -> None:

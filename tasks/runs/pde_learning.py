@@ -242,7 +242,7 @@ def train_operator(
     return {
         "updates": history.updates,
         "parameters": sum(p.numel() for p in model.parameters()),
-        **_measure(model.eval(), run.source, run.map),
+        **_measure(model.eval(), run.source, run.map, own=True),
     }
 
 
@@ -272,9 +272,10 @@ def evaluate_operator(
         device: cpu or cuda.
 
     Returns:
-        What was measured on what; relative L² error, mean and worst; the same of predicting the mean
-        of the training targets; where outputs can be inputs, the same of no change, and of as many
-        steps as the solutions are long; per channel root mean square and largest errors, in its unit.
+        What was measured on what; relative L² error, mean and worst; on the run's own set the same of
+        predicting the mean of the training targets; where outputs can be inputs, the same of no
+        change, and of as many steps as the solutions are long; per channel root mean square and largest
+        errors, in its unit; and how many of the inputs were trained on.
 
     Raises:
         UsageError: a folder without a trained operator, or no data.
@@ -282,7 +283,9 @@ def evaluate_operator(
     """
     require_device("evaluate", device)
     place = Path(path)
-    task = None
+    if place.name == "model.safetensors" and (place.parent / "data.json").is_file():
+        place = place.parent
+    task, own = None, False
     if place.is_dir():
         found = RunFolder.open(place, "train").config
         if found.get("system") not in KINDS or not (place / "model.safetensors").is_file():
@@ -291,7 +294,8 @@ def evaluate_operator(
                 f"Train one, or go on with `rheograd train --resume {place}`."
             )
         config = from_dict(OperatorConfig, found, str(place))
-        data = data or config.data
+        own = data is None or Path(data).absolute() == Path(config.data).absolute()
+        data = config.data if own else data
         task = _read_map(place / "data.json")
         place = place / "model.safetensors"
     if data is None:
@@ -299,7 +303,7 @@ def evaluate_operator(
     source = PdeFolder(data)
     return _measure(
         load_operator(place if place.is_file() else path, device), source,
-        task or choose_map(OperatorConfig(data=str(data)), source),
+        task or choose_map(OperatorConfig(data=str(data)), source), own,
     )  # fmt: skip
 
 
@@ -309,24 +313,27 @@ def _read_map(file: Path) -> FieldMap:
 
 
 @torch.no_grad()
-def _measure(model: GridOperator, source: PdeFolder, task: FieldMap) -> dict[str, Any]:
-    """Rows of `evaluate_operator`."""
+def _measure(model: GridOperator, source: PdeFolder, task: FieldMap, own: bool) -> dict[str, Any]:
+    """Rows of `evaluate_operator`; own: whether the set is the one that the operator learnt from."""
     device = model.input_mean.device
     held = source.like(task, "validation")
-    pairs, seen = task.pairs(held), task.pairs(source.like(task, "train"))
+    pairs = task.pairs(held)
     x, y = pairs[:: _stride(pairs)]
     errors = measure_operator(model, x, y)
-    mean = seen[:: _stride(seen)][1].mean(0, keepdim=True)
     rows: dict[str, Any] = {
         "data": f"{source.path}, held-out solutions of {source.dataset}",
         "map": _words(task),
         "cells": " × ".join(map(str, held.cells)) + _trained_on(held.cells, task.cells),
         "samples": len(x),
         **_differences(source.physics, task.physics),
+        **_seen(held, task),
         "relative L²": errors["relative_l2"],
         "relative L² of the worst": errors["worst"],
-        "relative L² of the mean": float(relative_l2(mean.expand_as(y), y).mean()),
     }
+    if own:
+        seen = task.pairs(source.fields("train"))
+        mean = seen[:: _stride(seen)][1].mean(0, keepdim=True)
+        rows["relative L² of the mean"] = float(relative_l2(mean.expand_as(y), y).mean())
     if task.repeats:
         rows["relative L² if nothing changed"] = float(relative_l2(x, y).mean())
     steps = (held.n_frames - 1) // task.lead if task.repeats else 1
@@ -365,6 +372,16 @@ def _words(task: FieldMap) -> str:
     future = f"{task.future} frames of {outs}" if task.future > 1 else outs
     start = "every frame" if task.everywhere else "the first frame"
     return f"{past} → {future}, {lead} later, from {start}"
+
+
+def _seen(held: FieldSet, task: FieldMap) -> dict[str, int]:
+    """How many solutions begin as training ones did: the same seeds on the same grid."""
+    if not task.seeds or held.cells != task.cells or "seed" not in held.scalars:
+        return {}
+    first, last = task.seeds
+    seeds = held.scalars["seed"]
+    count = int(((seeds >= first) & (seeds <= last)).sum())
+    return {"of these begin as training ones": count} if count else {}
 
 
 def _trained_on(cells: tuple[int, ...], trained: tuple[int, ...]) -> str:

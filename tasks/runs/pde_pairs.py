@@ -44,6 +44,8 @@ class FieldMap:
     """Cells per axis of the training data."""
     physics: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Numbers of the PDE, SI units."""
+    seeds: tuple[int, ...] = ()
+    """First and last seed of the training solutions."""
 
     @property
     def repeats(self) -> bool:
@@ -166,7 +168,11 @@ def choose_map(config: OperatorConfig, source: PdeFolder) -> FieldMap:
             )  # fmt: skip
     moving = tuple(n for n in names if fields.varies(n))
     still = tuple(n for n in names if n not in moving)
-    about = {"dataset": source.dataset, "cells": fields.cells, "physics": source.physics}
+    seeds = [int(k) for k in fields.scalars.get("seed", ())]
+    about = {
+        "dataset": source.dataset, "cells": fields.cells, "physics": source.physics,
+        "seeds": (min(seeds), max(seeds)) if seeds else (),
+    }  # fmt: skip
     if frames == 1 and not still:
         raise InputError(
             message(

@@ -60,6 +60,7 @@ def test_it_learns_and_the_numbers_are_those_of_the_held_out_solutions(sets, tmp
     shown = capsys.readouterr().out
     rows = pde_learning.evaluate_operator(out)
     assert f"{rows['relative L²']:.4g}" in shown and "permeability → u" in shown
+    assert pde_learning.evaluate_operator(out / "model.safetensors") == rows
     assert rows["relative L²"] < 0.8 * rows["relative L² of the mean"]
 
     a, u = load_fields(data, ["permeability", "u"], "validation")
@@ -148,6 +149,7 @@ def test_another_grid_other_parameters_and_finer_frames(sets, tmp_path):
     fine = sets("pde/heat", *options)
     rows = pde_learning.evaluate_operator(out, fine)
     assert rows["cells"] == "24 × 24, trained on 16 × 16"
+    assert "relative L² of the mean" in same and "relative L² of the mean" not in rows
     assert rows["other than in training"] == "diffusivity 0.1 instead of 0.05"
     (u,) = load_fields(fine, ["u"], "validation")
     u, model = u[:, ::2], load_operator(out / "model.safetensors")  # frames of 0.05 s again
@@ -158,6 +160,9 @@ def test_another_grid_other_parameters_and_finer_frames(sets, tmp_path):
     error = (last - u[:, 3]).flatten(1).norm(dim=1) / u[:, 3].flatten(1).norm(dim=1)
     assert rows["relative L² after 3 steps, 0.15 s"] == pytest.approx(float(error.mean()), rel=1e-5)
     assert rows["relative L² if nothing changed"] > 0
+    assert "of these begin as training ones" not in {**rows, **same}
+    again = pde_learning.evaluate_operator(out, sets("pde/heat", "--trajectories", "4"))
+    assert again["of these begin as training ones"] == 1  # seeds 2 and 3; training had 0, 1, 2
     with pytest.raises(InputError, match="pde/heat, as in training; got pde/darcy"):
         pde_learning.evaluate_operator(out, sets("pde/darcy"))
     with pytest.raises(InputError, match="whole fractions"):
@@ -252,8 +257,8 @@ def test_bad_sets_and_runs_name_the_remedy(sets, tmp_path, capsys):
     (data / "metadata.json").write_text(json.dumps({**metadata, "train": ["lost.h5"]}))
     with pytest.raises(StoreError, match=r"lost\.h5"):
         pde_learning.prepare(config_of(data))
-    with pytest.raises(UsageError, match="--data"):
-        pde_learning.evaluate_operator("t1/flow-64")
+    assert run(["evaluate", "t1/flow-64"]) == 2
+    assert "--data FOLDER" in capsys.readouterr().err
     with pytest.raises(UsageError, match="rheograd train t1"):
         folder = RunFolder(tmp_path / "run", "train", {"system": "fno"})
         pde_learning.evaluate_operator(folder.path)
