@@ -180,6 +180,9 @@ def test_refusals():
         task_by_name("shell/bouncing-nano", horizon=2)
     with pytest.raises(InputError, match="jitter"):
         task_by_name("shell/lifting-nano", jitter=-1.0)
+    task = make("shell/bouncing-nano")
+    with pytest.raises(InputError, match="finite actions; got 1 NaN"):
+        task.rollout(torch.full((1, task.action_size), torch.nan))
 
 
 @pytest.mark.slow

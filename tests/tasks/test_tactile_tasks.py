@@ -168,6 +168,9 @@ def test_refusals():
         task_by_name("tactile/case-opening-nano", max_force=0.0)
     with pytest.raises(InputError, match="Switch one on"):
         task_by_name("tactile/case-opening-nano", tactile=0.0, state=0.0)
+    task = task_by_name("tactile/case-opening-nano", horizon=1)
+    with pytest.raises(InputError, match="finite actions; got 1 NaN"):
+        task.rollout(torch.where(torch.arange(task.action_size) == 0, torch.nan, 0.0)[None])
 
 
 GAINS = {"case-opening": 0.5, "grasp-elastic": 0.3, "object-reposing": 0.6}

@@ -193,7 +193,7 @@ def test_friction_on_both_sides_of_sticking(speed, generator):
 
     step = 1e-3 * eps
     slope = differences(energy, x[None], step)
-    assert error(force.flatten(1), slope) < 1e-6
+    assert error(force.flatten(1), slope) < 1e-7
     rows = differences(lambda z: F.friction_gradient(lag, z[0], eps).flatten(1), x[None], step)
     blocks = F.friction_hessian(lag, x, eps)
     assert error(blocks, rows) < 1e-6
