@@ -10,7 +10,7 @@ from rheograd.sim.core.errors import InputError
 from rheograd.sim.core.gradients import taylor_test
 from rheograd.tasks import grid  # noqa: F401  registers the tasks
 from rheograd.tasks.core import TASKS, task_by_name
-from rheograd.tasks.grid.cylinder import Cylinder
+from rheograd.tasks.grid.cylinder import Cylinder, CylinderConfig
 from rheograd.tasks.optim import Budget, optimize
 
 NANO = sorted(n for n in TASKS if n.startswith("grid/") and n.endswith("-nano"))
@@ -106,6 +106,24 @@ def test_a_network_stands_in_for_the_solver(tmp_path):
         task_by_name("grid/cylinder-nano", solver="network", weights="none")
     with pytest.raises(InputError, match="solver out of"):
         task_by_name("grid/cylinder-nano", solver="gas")
+
+
+def test_the_shipped_network_follows_the_solver():
+    """A quarter of a second from the free flow, turned either way: velocities, and ∇·u = 0."""
+    mac, net = Cylinder(), Cylinder(CylinderConfig(solver="network"))
+    start = mac.free()[[3, 17]]
+    context = mac.context(torch.tensor([1.5, -1.5]))
+    with torch.no_grad():
+        v, w = (
+            mac.flow.velocity(task.solver.frames(start, context)[:, -1])[..., :-1, :-1]
+            for task in (net, mac)
+        )
+        before = mac.flow.velocity(start)[..., :-1, :-1]
+        divergence = mac.flow.divergence(
+            mac.flow.velocity(net.solver.frames(start, context)[:, -1])
+        )
+    assert float((v - w).norm() / (w - before).norm()) < 0.2
+    assert float(divergence[:, :-1, :-1].abs().max()) < 1e-5
 
 
 @pytest.mark.slow
