@@ -369,7 +369,7 @@ def main() -> None:
             for kind in dict.fromkeys(found["solver"] for _, found in pairs):
                 same = [f for scene, f in pairs if scene == name and f["solver"] == kind]
                 slope = exponent(same, "ms")
-                results.add(measure="exponent", scene=name, of=f"ms of {kind}", slope=slope)
+                results.add(measure="exponent of solvers", scene=name, of=kind, slope=slope)
     if "folding" in given.only:
         print("# folding", flush=True)
         row = folding("shell/folding-l-nano" if quick else "shell/folding-l", 3 if quick else 50)

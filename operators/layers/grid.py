@@ -174,11 +174,11 @@ def operator_names() -> list[str]:
 
 
 def load_operator(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> GridOperator:
-    """Operator from a file of `GridOperator.save`, from `model.safetensors` of a training run, or one
-    that ships.
+    """Operator from a file of `GridOperator.save`, from a training run, or one that ships.
 
     Args:
-        path: the file, nothing in it is executed; or a name of `operator_names`, such as "t1/flow-64".
+        path: the file, nothing in it is executed; the folder of a run, for its `model.safetensors`; or a
+            name of `operator_names`, such as "t1/flow-64".
         device: where the operator lives.
 
     Raises:
@@ -186,6 +186,8 @@ def load_operator(path: str | os.PathLike[str], device: str | torch.device = "cp
         InputError: the file holds something else.
     """
     kind, _, name = str(path).partition("/")
+    if (Path(path) / "model.safetensors").is_file():
+        path = Path(path) / "model.safetensors"
     if not Path(path).is_file():
         if name not in (weights_names(kind) if kind in SHIPPED else ()):
             raise FileNotFoundError(
