@@ -64,7 +64,7 @@ def test_it_learns_and_the_numbers_are_those_of_the_held_out_solutions(sets, tmp
     assert rows["relative L²"] < 0.8 * rows["relative L² of the mean"]
 
     a, u = load_fields(data, ["permeability", "u"], "validation")
-    model = load_operator(out / "model.safetensors")
+    model = load_operator(out)
     errors = measure_operator(model, a, u[:, 0])
     assert rows["relative L²"] == pytest.approx(errors["relative_l2"], rel=1e-6)
     assert rows["largest error of u"] == pytest.approx(errors["largest error 0"], rel=1e-6)
