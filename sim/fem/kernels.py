@@ -6,7 +6,8 @@
     simplex    H_ai,bj = Σ_q w Σ_KL G_aK C_iK,jL G_bL        C = ∂P/∂F of `densities`
 
 Each is some dozens of products of 3×3 matrices, which one thread per element does in registers; as torch
-operations the intermediate results cost ten times the arithmetic. float64, CPU and CUDA; nothing here has a derivative.
+operations the intermediate results cost ten times the arithmetic. float64, CPU and CUDA; nothing here has
+a derivative.
 """
 
 # No postponed annotations here: Warp evaluates them, and cannot see types of a closure in text.
