@@ -23,10 +23,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runs.configs import UsageError, field_help, from_dict, load_toml, merge
+from ..runs.folder import Interrupted
 
 __all__ = [
-    "Dotted", "console", "given", "layered", "options_of", "progress", "quiet_vtk", "show_table",
-    "steps_bar",
+    "Dotted", "console", "given", "layered", "options_of", "progress", "quiet_vtk", "resumable",
+    "show_table", "steps_bar", "training_bar",
 ]  # fmt: skip
 
 console = Console(highlight=False, soft_wrap=True)
@@ -125,9 +126,7 @@ def given(options: Any) -> dict[str, Any]:
     if options is None:
         return {}
     values = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
-    return {
-        k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None
-    }
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
 
 
 @contextlib.contextmanager
@@ -152,6 +151,32 @@ def steps_bar(description: str) -> Iterator[Callable[..., None]]:
             bars.update(task, completed=done, total=total, note=note, description=text)
 
         yield update
+
+
+def training_bar(
+    update: Callable[..., None], updates: int | None, seconds: float | None
+) -> Callable[[int, Any], None]:
+    """A callback `(updates done, history)` for a bar of `steps_bar`; without a total it shows seconds."""
+
+    def report(done: int, history: Any) -> None:
+        total = updates
+        if total is None:
+            done, total = round(history.seconds[-1]), round(seconds or 0)
+        update(done, total, note=f"loss {history.loss[-1]:.3g}", name="train")
+
+    return report
+
+
+@contextlib.contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Say how a training that is stopped here goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"train: stopped. The checkpoint is in {folder}. Continue with "
+            f"`rheograd train --resume {folder}`."
+        ) from None
 
 
 def quiet_vtk() -> None:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from ..runs.configs import UsageError, from_dict, merge, to_dict
-from ..runs.folder import Interrupted, RunFolder
+from ..runs.folder import RunFolder
 from ..runs.learning_config import NclawConfig, StepperConfig
-from .common import Dotted, console, given, layered, options_of, show_table, steps_bar
+from .common import (
+    Dotted,
+    console,
+    given,
+    layered,
+    options_of,
+    resumable,
+    show_table,
+    steps_bar,
+    training_bar,
+)
 from .train_operator import fno, resume_operator, t1
 
 app = App(
@@ -110,18 +120,8 @@ def _stepper(settings: StepperConfig, folder: RunFolder) -> None:
     with steps_bar("start torch, read the data") as update:
         from ..runs.stepping import train_stepper
 
-        def report(done: int, history: Any) -> None:
-            total = settings.updates
-            if total is None:  # the bar shows seconds
-                done, total = round(history.seconds[-1]), round(settings.seconds or 0)
-            update(done, total, note=f"loss {history.loss[-1]:.3g}", name="train")
-
-        try:
+        report = training_bar(update, settings.updates, settings.seconds)
+        with resumable(folder.path):
             summary = train_stepper(settings, folder, on_update=report)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"train: stopped. The checkpoint is in {folder.path}. Continue with "
-                f"`rheograd train --resume {folder.path}`."
-            ) from None
     show_table(summary)
     console.print(str(folder.path / "model.safetensors"))

@@ -8,9 +8,19 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from ..runs.configs import from_dict, merge, to_dict
-from ..runs.folder import Interrupted, RunFolder
+from ..runs.folder import RunFolder
 from ..runs.operator_config import OperatorConfig
-from .common import Dotted, console, given, layered, options_of, show_table, steps_bar
+from .common import (
+    Dotted,
+    console,
+    given,
+    layered,
+    options_of,
+    resumable,
+    show_table,
+    steps_bar,
+    training_bar,
+)
 
 OperatorOptions = options_of(OperatorConfig, skip=("system", "data"))
 NO_OPERATOR = OperatorOptions()
@@ -83,18 +93,8 @@ def _train(settings: OperatorConfig, folder: RunFolder | None, out: Path | None 
         if folder is None:
             folder = RunFolder.new(out, settings.system, "train", to_dict(run.config))
 
-        def report(done: int, history: Any) -> None:
-            total = run.updates
-            if total is None:  # the bar shows seconds
-                done, total = round(history.seconds[-1]), round(settings.seconds or 0)
-            update(done, total, note=f"loss {history.loss[-1]:.3g}", name="train")
-
-        try:
+        report = training_bar(update, run.updates, settings.seconds)
+        with resumable(folder.path):
             summary = train_operator(run, folder, on_update=report)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"train: stopped. The checkpoint is in {folder.path}. Continue with "
-                f"`rheograd train --resume {folder.path}`."
-            ) from None
     show_table(summary)
     console.print(str(folder.path / "model.safetensors"))
