@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..core.backend import as_array, warp
+from ..core.errors import InputError, message
 
 __all__ = ["hinge_blocks", "launch", "simplex_blocks", "solid_tangent", "venant_tangent"]
 
@@ -207,14 +208,21 @@ def launch(kernel: Any, dim: int, device: torch.device, *arguments: Any) -> None
         wp.launch(kernel, dim=dim, inputs=arguments, device=on)
 
 
+def _view(t: Tensor, kind: Any, ndim: int = 1) -> Any:
+    """Warp view of float64 numbers without graph."""
+    if t.dtype != torch.float64:
+        raise InputError(message("sim.fem", "float64", str(t.dtype), "Convert by .double()"))
+    return as_array(t.detach().contiguous(), kind, ndim=ndim)
+
+
 def hinge_blocks(x: Tensor, factor: Tensor) -> Tensor:
     """f ∂²θ/∂x², symmetric (H, 12, 12), of hinges x (H, 4, 3) and factors f (H,)."""
     out = x.new_empty(len(x), 144)
     if len(x):
         wp = warp()
-        points = as_array(x.detach().contiguous(), wp.vec3d, ndim=2)
-        numbers = as_array(factor.detach().contiguous(), wp.float64)
-        launch(_hinge(), len(x), x.device, points, numbers, as_array(out, wp.float64, ndim=2))
+        points = _view(x, wp.vec3d, 2)
+        numbers = _view(factor, wp.float64)
+        launch(_hinge(), len(x), x.device, points, numbers, _view(out, wp.float64, 2))
     return out.unflatten(-1, (12, 12))
 
 
@@ -231,10 +239,10 @@ def simplex_blocks(C: Tensor, shape: Tensor, weight: Tensor) -> Tensor:
     if count:
         wp = warp()
         row = wp.types.vector(length=d, dtype=wp.float64)
-        tangents = as_array(C.flatten(0, 2).flatten(1).contiguous(), wp.float64, ndim=2)
-        rows = as_array(shape.detach().flatten(0, 2).contiguous(), row, ndim=2)
-        shares = as_array(weight.detach().flatten(0, 1).contiguous(), wp.float64, ndim=2)
-        last = as_array(out, wp.float64, ndim=2)
+        tangents = _view(C.flatten(0, 2).flatten(1), wp.float64, 2)
+        rows = _view(shape.flatten(0, 2), row, 2)
+        shares = _view(weight.flatten(0, 1), wp.float64, 2)
+        last = _view(out, wp.float64, 2)
         launch(_simplex(d), count, C.device, tangents, rows, shares, last)
     return out.unflatten(-1, (3 * k, 3 * k))
 
@@ -244,11 +252,8 @@ def solid_tangent(F: Tensor, weights: Tensor) -> Tensor:
     out = F.new_empty(F.shape[:-2].numel(), 81)
     if len(out):
         wp = warp()
-        arrays = (
-            as_array(F.detach().contiguous(), wp.mat33d),
-            as_array(weights.detach().contiguous(), wp.vec4d),
-        )
-        launch(_solid(), len(out), F.device, *arrays, as_array(out, wp.float64, ndim=2))
+        given = _view(F, wp.mat33d), _view(weights, wp.vec4d)
+        launch(_solid(), len(out), F.device, *given, _view(out, wp.float64, 2))
     return out.view(*F.shape[:-2], 9, 9)
 
 
@@ -260,11 +265,7 @@ def venant_tangent(F: Tensor, S: Tensor, mu: Tensor, lam: Tensor) -> Tensor:
         wp = warp()
         shapes = (3, d), (d, d)
         types = [wp.types.matrix(shape=shape, dtype=wp.float64) for shape in shapes]
-        given = [
-            as_array(t.detach().contiguous(), kind) for t, kind in zip((F, S), types, strict=True)
-        ]
-        numbers = [
-            as_array(t.detach().expand(F.shape[:-2]).contiguous(), wp.float64) for t in (mu, lam)
-        ]
-        launch(_venant(d), len(out), F.device, *given, *numbers, as_array(out, wp.float64, ndim=2))
+        given = [_view(t, kind) for t, kind in zip((F, S), types, strict=True)]
+        numbers = [_view(t.expand(F.shape[:-2]), wp.float64) for t in (mu, lam)]
+        launch(_venant(d), len(out), F.device, *given, *numbers, _view(out, wp.float64, 2))
     return out.view(*F.shape[:-2], 3 * d, 3 * d)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from fem_scenes import differences, gel, hinge, rope, strip
 from helpers import random_deformations, random_rotations, relative_error
+from rheograd.sim.core.errors import InputError
 from rheograd.sim.fem import hinge_angle
 from rheograd.sim.fem.bending import (
     bend_derivatives,
@@ -80,6 +81,16 @@ def test_stable_neo_hookean_is_finite_when_inverted(nu):
         F = torch.diag(torch.tensor([stretch, 1.0, 1.0], dtype=torch.float64))
         assert bool(torch.isfinite(law.energy(F, c))) and float(law.energy(F, c)) > 0
         assert bool(torch.isfinite(law.tangent(F, c)).all())
+
+
+def test_kernels_refuse_other_numbers():
+    F = torch.eye(3, dtype=torch.float32)[None]
+    c = {name: value.float() for name, value in coefficients().items()}
+    for name in ("st_venant", "stable_neo_hookean", "corotated"):
+        with pytest.raises(InputError, match="float64"):
+            DENSITIES[name].tangent(F, c)
+    with pytest.raises(InputError, match="float64"):
+        hinge_blocks(torch.zeros(1, 4, 3), torch.ones(1))
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-4, -0.7, 1.5, 3.1, -3.1])
