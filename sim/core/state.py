@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = ["Params", "Solver", "State"]
 
 S = TypeVar("S", bound="State")
+Wider = TypeVar("Wider", bound="State")
 Params = Mapping[str, Mapping[str, Any]]
 """`{group name: {parameter name: value}}`; values are numbers or tensors broadcastable to (B, n)."""
 
@@ -53,6 +54,10 @@ class State:
         for field, values in inner.items():
             changes[field] = changes.get(field, getattr(self, field)).replace(**values)
         return dataclasses.replace(self, **changes)
+
+    def widened(self, kind: type[Wider], **more: Any) -> Wider:
+        """A state of a class with more fields, which are given by name."""
+        return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, **more)
 
     def map(self: S, function: Callable[[Tensor], Tensor]) -> S:
         """Copy with `function` applied to every tensor."""

@@ -48,10 +48,10 @@ from ...sim.core.rotations import from_rotation_vector, inverse, multiply, rotat
 from ...sim.fem import FEMConfig, FEMControl, FEMModel, FEMState, SolverFEM
 from ...sim.fem.bodies import Body, fingertip
 from ...sim.fem.prepare import PreparedFEM
-from ..axes import Axis, AxisTask
+from ..axes import Axis
 from ..core import Task
+from ..watched import Watched, WatchedState, WatchedTask
 from .scene import Scene, Touch
-from .watched import ShellState, WatchedFEM
 
 __all__ = ["Axis", "ShellBase", "ShellConfig", "ShellTask"]
 
@@ -257,10 +257,6 @@ class ShellBase(Task[FEMState]):
         """Largest force that a finger carries at present [N], (B,); no derivative."""
         return self.forces(state.detach()).norm(dim=-1).amax(1)
 
-    def weight(self, t: int) -> float:
-        """w(t) = 4 ((t + 1)/T)³, near 1 on average: mostly the end counts [-]."""
-        return 4 * ((t + 1) / self.horizon) ** 3
-
     def observation(self, state: FEMState) -> Tensor:
         """What a policy sees, (B, O): positions and velocities of 16 points of every sheet and of the
         middle of every block, and poses of the handles. Differentiable in the state."""
@@ -273,19 +269,12 @@ class ShellBase(Task[FEMState]):
         return torch.cat([*parts, state.pose.flatten(1)], dim=-1).float()
 
 
-class ShellTask(ShellBase, AxisTask[FEMState]):
+class ShellTask(ShellBase, WatchedTask[FEMState]):
     """Base of tasks in which fingers move; the module docstring says what a subclass gives."""
-
-    search_defaults = {
-        "gradient": {"expand": False, "lr": 0.1},
-        "cma": {"population": 10},
-        # A rollout takes seconds, so that budgets are some dozens of them: one generation chooses.
-        "hybrid": {"share": 0.3, "cma": {"population": 10}},
-    }
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self.solver = WatchedFEM(self.fem, self.force_now)
+        self.solver = Watched(self.fem, self._watch, self.prepared)
         self._tools_of = {n: tuple(self.handles[h] for h in g) for n, g in self.grippers().items()}
         self._drive(self.motions(), list(self._tools_of))
 
@@ -293,24 +282,14 @@ class ShellTask(ShellBase, AxisTask[FEMState]):
     def motions(self) -> tuple[Axis, ...]:
         """What the actions move, and how far."""
 
-    @abc.abstractmethod
-    def reached(self, state: FEMState) -> Tensor:
-        """Whether the goal is met, whatever the forces, (B,) bool."""
+    def _watch(self, state: FEMState) -> Tensor:
+        force = self.force_now(state)
+        return torch.stack((torch.zeros_like(force), force), -1)
 
-    def success(self, state: FEMState) -> Tensor:
-        """Whether the goal is met and no finger has carried more than `max_force`, (B,) bool."""
-        return self.reached(state) & (self.peak_force(state) <= self.config.max_force)
-
-    def reset(self, **options: Any) -> ShellState:
+    def reset(self, **options: Any) -> WatchedState:
         """The settled scene, as `ShellBase.reset`; what fingers carried before does not count."""
         state = super().reset(**options)
-        fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(FEMState)}
-        return ShellState(**fields, peak=self.force_now(state))
-
-    def peak_force(self, state: FEMState) -> Tensor:
-        """Largest force that a finger has carried in the episode [N], (B,); no derivative."""
-        assert isinstance(state, ShellState) and state.peak is not None
-        return state.peak
+        return state.widened(WatchedState, seen=self._watch(state))
 
     def grippers(self) -> Mapping[str, Sequence[str]]:
         """What axes can move: names, and the handles that each moves as one rigid body."""
@@ -331,9 +310,6 @@ class ShellTask(ShellBase, AxisTask[FEMState]):
                 torch.cat((pose[..., :3].mean(1), multiply(pose[:, 0, 3:], inverse(rest))), -1)
             )
         return torch.stack(rows, 1)
-
-    def with_twist(self, twist: Tensor) -> Tensor:
-        return twist
 
     def control(self, state: FEMState, action: Tensor) -> FEMControl:
         """Twists of all handles for an action (B, A), cut at the mechanical stops."""
@@ -366,15 +342,6 @@ class ShellTask(ShellBase, AxisTask[FEMState]):
         if self._fingers:
             total = total + torch.stack(list(self.costs(state).values())).sum(0)
         return total
-
-    def ramp(self, moves: Mapping[str, float], steps: int | None = None) -> Tensor:
-        """Actions (T, A): the named axes ("finger x") at a share of their limit, for some steps."""
-        actions = torch.zeros(self.horizon, self.action_size)
-        names = [f"{a.tool} {a.motion}" for a in self.axes]
-        for name, share in moves.items():
-            k = names.index(name)
-            actions[:steps, k] = share * self.action_limit[k]
-        return actions
 
 
 def _spread(X: Tensor, count: int = 4) -> Tensor:

@@ -65,16 +65,12 @@ class WholeEpisode:
         """All steps with the parameters of an action (B, A). Differentiable in state and action."""
         solver: SolverFEM = self.fem
         prepared = solver.prepare(self.task.parameters(control), state)
-        start, rows, end = state, self.task.observed(state.x.device), state
+        rows, end = self.task.observed(state.x.device), state
         frames = []
         for k in range(self.config.substeps):
             end = solver.step(end, self.task.move(k, end), prepared)
             frames.append(end.x[:, rows])
-        return start.replace(
-            **{f.name: getattr(end, f.name) for f in dataclasses.fields(FEMState)},
-            trace=torch.stack(frames, 1),
-            action=control,
-        )
+        return end.replace(trace=torch.stack(frames, 1), action=control)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +174,7 @@ class InverseTask(ShellBase):
         rows = self.observed(state.x.device)
         trace = state.x[:, None, rows].repeat(1, self.config.steps, 1, 1)
         action = torch.zeros(state.batch_size, self.action_size, dtype=torch.float64)
-        fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(FEMState)}
-        return EpisodeState(**fields, trace=trace, action=action.to(state.x.device))
+        return state.widened(EpisodeState, trace=trace, action=action.to(state.x.device))
 
     def control(self, state: Any, action: Tensor) -> Tensor:
         return action.to(state.x)

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -40,12 +40,12 @@ from torch import Tensor
 from ...sim.core.errors import InputError
 from ...sim.fem import FEMConfig, FEMControl, FEMModel, FEMState, SolverFEM
 from ...sim.tactile import GelMesh, dome, pad
-from ..axes import Axis, AxisTask
+from ..axes import Axis
+from ..watched import Watched, WatchedTask
 from .scene import Scene, Touch
 from .senses import Senses
 from .starts import Starts
 from .tools import Tools
-from .watched import Watched
 from .worlds import VARIED, Worlds
 
 __all__ = ["Axis", "TactileConfig", "TactileTask"]
@@ -111,7 +111,7 @@ class TactileConfig:
     """Observations have places and velocities of objects, and the world, too."""
 
 
-class TactileTask(Senses, Starts, AxisTask[Any]):
+class TactileTask(Senses, Starts, WatchedTask[Any]):
     """Base of tasks in which gel sensors move; the module docstring says what a subclass gives.
 
     Raises:
@@ -121,9 +121,7 @@ class TactileTask(Senses, Starts, AxisTask[Any]):
     config: Any
     solver: Any
     search_defaults = {
-        "gradient": {"expand": False, "lr": 0.1},
-        "cma": {"population": 10},
-        "hybrid": {"share": 0.3, "cma": {"population": 10}},
+        **WatchedTask.search_defaults,
         "apg": POLICY,
         "shac": POLICY,
         "ppo": {**POLICY, "evaluate_every": 2, "log_std": -1.5, "batches": 2},
@@ -186,10 +184,6 @@ class TactileTask(Senses, Starts, AxisTask[Any]):
     def state_terms(self, state: Any, t: int) -> dict[str, Tensor]:
         """Parts of the objective made of positions and angles, each (B,)."""
 
-    @abc.abstractmethod
-    def reached(self, state: Any) -> Tensor:
-        """Whether the goal is met, whatever the peak force, (B,) bool."""
-
     def make_solver(self) -> Any:
         """What steps the scene; the implicit solver."""
         return self.fem
@@ -239,14 +233,6 @@ class TactileTask(Senses, Starts, AxisTask[Any]):
             rows.append(torch.cat((f.sum(1), torch.linalg.cross(arm, f).sum(1)), -1))
         return torch.stack(rows, 1)
 
-    def peak_force(self, state: Any) -> Tensor:
-        """Largest force of a sensor since the start [N], (B,); no derivative."""
-        return state.seen[:, 1]
-
-    def weight(self, t: int) -> float:
-        """w(t) = 4 ((t + 1)/T)³, near 1 on average: mostly the end counts [-]."""
-        return 4 * ((t + 1) / self.horizon) ** 3
-
     def terms(self, state: Any, t: int) -> dict[str, Tensor]:
         """Tactile and state terms that are switched on, and the cost of force, each (B,)."""
         c, out = self.config, {}
@@ -258,16 +244,9 @@ class TactileTask(Senses, Starts, AxisTask[Any]):
         out["force"] = (force / (0.9 * c.max_force) - 1).clamp(min=0).square().sum(-1)
         return out
 
-    def success(self, state: Any) -> Tensor:
-        """Whether the goal is met and no sensor has carried more than `max_force`, (B,) bool."""
-        return self.reached(state.detach()) & (self.peak_force(state) <= self.config.max_force)
-
     def poses(self, state: Any) -> Tensor:
         """Of sensors and grippers, then openings, see `Tools.poses`, (B, K, 7)."""
         return self.tools.poses(self.bodies(state).pose)
-
-    def with_twist(self, twist: Tensor) -> Any:
-        return twist
 
     def control(self, state: Any, action: Tensor) -> Any:
         """Twists of all handles for an action (B, A), cut at the mechanical stops."""
@@ -278,15 +257,6 @@ class TactileTask(Senses, Starts, AxisTask[Any]):
     def with_handles(self, twist: Tensor) -> Any:
         """Solver control that moves the handles with a twist (B, H, 6)."""
         return FEMControl(twist=twist)
-
-    def ramp(self, moves: Mapping[str, float], start: int = 0, stop: int | None = None) -> Tensor:
-        """Actions (T, A): the named axes ("finger x") at a share of their limit, from step to step."""
-        actions = torch.zeros(self.horizon, self.action_size)
-        names = [f"{a.tool} {a.motion}" for a in self.axes]
-        for name, share in moves.items():
-            k = names.index(name)
-            actions[start:stop, k] = share * self.action_limit[k]
-        return actions
 
     def picture(self, state: Any) -> Any:
         """The first scene of a state, for a renderer."""

@@ -22,12 +22,12 @@ from torch import Tensor
 from ...sim.core.laws import VonMises
 from ...sim.core.sampling import sample_shape
 from ...sim.core.shapes import Box
-from ...sim.coupling import CoupledControl, CoupledSolver, CoupledState, ParticleContact
+from ...sim.coupling import CoupledControl, CoupledSolver, ParticleContact
 from ...sim.fem import FEMControl, FEMState
 from ...sim.mpm import Grid, Group, MPMConfig, MPMModel, SolverMPM
 from .grasping import GraspConfig, Grasping
 from .scene import Scene
-from .watched import PlasticState
+from .states import PlasticState
 
 __all__ = ["GraspPlastic", "GraspPlasticConfig", "GraspPlasticNano"]
 
@@ -87,9 +87,8 @@ class GraspPlastic(Grasping):
         coupled = self.solver.solver
         clay = self.clay.initial_state(state.batch_size, dtype=torch.float64)
         both = coupled.initial_state(state, clay)
-        fields = {f.name: getattr(both, f.name) for f in dataclasses.fields(CoupledState)}
         seen = state.x.new_zeros(state.batch_size, 2)
-        return PlasticState(**fields, seen=seen, home=state.pose.clone(), world=world)
+        return both.widened(PlasticState, seen=seen, home=state.pose.clone(), world=world)
 
     @property
     def substeps(self) -> int:

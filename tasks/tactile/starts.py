@@ -7,7 +7,6 @@ Starts that have settled are kept in memory.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +15,9 @@ from torch import Tensor
 
 from ...sim.core.rotations import rotate
 from ...sim.fem import FEMControl, FEMModel, FEMState, SolverFEM
+from ..watched import Watched
 from .scene import Scene
-from .watched import TactileState, Watched
+from .states import TactileState
 from .worlds import Worlds
 
 __all__ = ["Starts"]
@@ -141,9 +141,8 @@ class Starts:
 
     def first(self, state: FEMState, world: Tensor | None) -> Any:
         """The first state of an episode, from the settled bodies and what was drawn."""
-        fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(FEMState)}
         seen = state.x.new_zeros(state.batch_size, 2)
-        begun = TactileState(**fields, seen=seen, home=state.pose.clone(), world=world)
+        begun = state.widened(TactileState, seen=seen, home=state.pose.clone(), world=world)
         return begun.replace(seen=self._watch(begun) * state.x.new_tensor([0.0, 1.0]))
 
     def _shifted(self, state: FEMState, generator: torch.Generator) -> FEMState:
