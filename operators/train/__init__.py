@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .arrays import TrainedOperator, measure_operator, train_on_arrays
+from .arrays import TrainedOperator, fit_operator, measure_operator, train_on_arrays
 from .config import TrainerConfig, TrainerHistory
 from .parts import Batches
 from .trainer import Trainer
@@ -13,6 +13,7 @@ __all__ = [
     "Trainer",
     "TrainerConfig",
     "TrainerHistory",
+    "fit_operator",
     "measure_operator",
     "train_on_arrays",
 ]

@@ -1,4 +1,4 @@
-"""From arrays to a trained operator with its errors, in one call."""
+"""From arrays, or files of fields, to a trained operator with its errors."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 from ..data.fields import RowBatches
+from ..data.pairs import FieldPairs
 from ..layers.grid import GridOperator
 from ..layers.norms import lp_norm, relative_l2
 from .config import TrainerConfig, TrainerHistory
 from .trainer import Trainer
 
-__all__ = ["TrainedOperator", "measure_operator", "train_on_arrays"]
+__all__ = ["TrainedOperator", "fit_operator", "measure_operator", "train_on_arrays"]
 
 FieldLoss = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+OnUpdate = Callable[[int, TrainerHistory], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,7 @@ def train_on_arrays(
     augment: Augment | None = None,
     scales: bool = True,
     folder: str | Path | None = None,
+    on_update: OnUpdate | None = None,
 ) -> TrainedOperator:
     """Train an operator x ↦ y on your own fields and measure it in your own units.
 
@@ -68,6 +71,7 @@ def train_on_arrays(
             cannot be transformed once, but are in every update.
         scales: whether to take the model's scales from the training samples.
         folder: for checkpoints, metrics and `model.safetensors`; a run found there goes on.
+        on_update: called with (updates done, history).
 
     Returns:
         Model, errors and course of the training. Weights are those of the lowest validation error.
@@ -91,27 +95,62 @@ def train_on_arrays(
         x, unseen, y = x[:-count], (x[-count:], y[-count:]), y[:-count]
     if scales:
         model.fit_scales(x, y)
-    fields = loss is not None or augment is not None
-    seen = {"x": x, "y": y} if fields else _rows(model, x, y, loss)
-    train = RowBatches(seen, min(batch, len(x)), config.seed)
-    judge = RowBatches(_rows(model, *unseen, loss), min(batch, len(unseen[0])), None)
-
-    def objective(network: Any, batch: Any, generator: torch.Generator) -> Tensor:
-        rows = batch.rows
-        if augment is not None and network.training:
-            a, b = augment(rows["x"], rows["y"], generator)
-            rows = {"x": a, "y": b} if loss is not None else network.training_data(a, b)
-        if loss is not None:
-            return loss(network(rows["x"]), rows["y"]).mean()
-        return network.relative_error(rows).mean()
-
-    trainer = Trainer(model, objective, config, folder, model_config=model.description())
-    history = trainer.fit(train, validate=judge)
+    history = fit_operator(
+        model, (x, y), unseen, config, batch=batch, loss=loss, augment=augment, folder=folder,
+        on_update=on_update,
+    )  # fmt: skip
     metrics = measure_operator(model.eval(), *unseen, batch=batch)
     metrics["relative_l2 of the mean"] = float(
         relative_l2(y.mean(0, keepdim=True).expand_as(unseen[1]), unseen[1]).mean()
     )
     return TrainedOperator(model, metrics, history)
+
+
+def fit_operator(
+    model: GridOperator,
+    train: tuple[Tensor, Tensor] | FieldPairs,
+    validation: tuple[Tensor, Tensor] | FieldPairs | None,
+    config: TrainerConfig,
+    *,
+    batch: int = 16,
+    loss: FieldLoss | None = None,
+    augment: Augment | None = None,
+    folder: str | Path | None = None,
+    on_update: OnUpdate | None = None,
+) -> TrainerHistory:
+    """The training of `train_on_arrays` alone: its arguments, with scales as the model has them.
+
+    Args:
+        model: changed in place.
+        train: (x, y) in the model's precision, or pairs, which are read while training runs.
+        validation: samples that choose among weights; None: the last weights count.
+        config: how to train.
+
+    Raises:
+        InputError, StateError: see `Trainer`.
+    """
+    raw = loss is not None or augment is not None or not isinstance(train, tuple)
+
+    def source(data: tuple[Tensor, Tensor] | FieldPairs, seed: int | None) -> Any:
+        if not isinstance(data, tuple):
+            return data.batches(min(batch, len(data)), seed)
+        x, y = data
+        return RowBatches({"x": x, "y": y} if raw else _rows(model, x, y), min(batch, len(x)), seed)
+
+    def objective(network: Any, part: Any, generator: torch.Generator) -> Tensor:
+        rows = part.rows
+        if raw:
+            x, y = rows["x"], rows["y"]
+            if augment is not None and network.training:
+                x, y = augment(x, y, generator)
+            if loss is not None:
+                return loss(network(x), y).mean()
+            rows = network.training_data(x, y)
+        return network.relative_error(rows).mean()
+
+    judge = None if validation is None else source(validation, None)
+    trainer = Trainer(model, objective, config, folder, model_config=model.description())
+    return trainer.fit(source(train, config.seed), judge, on_update)
 
 
 @torch.no_grad()
@@ -156,10 +195,8 @@ def _fields(where: str, model: GridOperator, x: Any, y: Any) -> tuple[Tensor, Te
     return x, y
 
 
-def _rows(model: GridOperator, x: Tensor, y: Tensor, loss: FieldLoss | None) -> dict[str, Tensor]:
+def _rows(model: GridOperator, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """What training reads, transformed once in blocks."""
-    if loss is not None:
-        return {"x": x, "y": y}
     device = model.input_mean.device
     with torch.no_grad():
         parts = [

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...operators.data import FieldPairs, RandomShift, RandomTurn, RowBatches
+from ...operators.data import FieldPairs, RandomShift, RandomTurn
 from ...operators.fno import FNO, FNOConfig
 from ...operators.layers import load_operator, relative_l2
 from ...operators.layers.grid import GridOperator
 from ...operators.t1 import T1, T1Config
-from ...operators.train import Trainer, TrainerConfig, TrainerHistory, measure_operator
+from ...operators.train import TrainerConfig, TrainerHistory, fit_operator, measure_operator
 from ...sim.core.errors import InputError, message
 from ...sim.io import write_whole
 from ...sim.io.field_set import FieldSet
@@ -214,45 +214,20 @@ def train_operator(
     """
     config, model = run.config, run.model.to(run.config.device)
     write_whole(folder.path / "data.json", json.dumps(dataclasses.asdict(run.map), indent=1) + "\n")
-    turned = SYMMETRIES[run.source.dataset] if config.augment else None
-    pairs, batch = run.train, min(config.batch, len(run.train))
-    raw = turned is not None or pairs.nbytes > IN_MEMORY
-
-    def batches(own: FieldPairs, seed: int | None) -> Any:
-        size = min(batch, len(own))
-        if pairs.nbytes > IN_MEMORY:
-            return own.batches(size, seed)
-        x, y = own[:]
-        return RowBatches({"x": x, "y": y} if raw else _transformed(model, x, y), size, seed)
-
-    def loss(network: Any, part: Any, generator: torch.Generator) -> Tensor:
-        rows = part.rows
-        if raw:
-            x, y = rows["x"], rows["y"]
-            if turned is not None and network.training:
-                x, y = turned(x, y, generator)
-            rows = network.training_data(x, y)
-        return network.relative_error(rows).mean()
-
+    pairs = run.train
+    read = pairs.nbytes > IN_MEMORY
     model.fit_scales(*pairs[:: _stride(pairs)])
-    train = batches(pairs, config.seed)
-    judge = None if run.choose is None else batches(run.choose, None)
-    trainer = Trainer(model, loss, run.recipe, folder.path, model_config=model.description())
-    history = trainer.fit(train, validate=judge, on_update=on_update)
+    history = fit_operator(
+        model, pairs if read else pairs[:],
+        run.choose if read or run.choose is None else run.choose[:], run.recipe,
+        batch=config.batch, augment=SYMMETRIES[run.source.dataset] if config.augment else None,
+        folder=folder.path, on_update=on_update,
+    )  # fmt: skip
     return {
         "updates": history.updates,
         "parameters": sum(p.numel() for p in model.parameters()),
         **_measure(model.eval(), run.source, run.map, own=True),
     }
-
-
-@torch.no_grad()
-def _transformed(model: GridOperator, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """What training reads, in blocks."""
-    device = model.input_mean.device
-    blocks = zip(x.split(64), y.split(64), strict=True)
-    parts = [model.training_data(a.to(device), b.to(device)) for a, b in blocks]
-    return {name: torch.cat([p[name].cpu() for p in parts]) for name in parts[0]}
 
 
 def _stride(pairs: FieldPairs) -> int:
