@@ -13,9 +13,9 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from PIL import Image
 from rheograd.tasks.nclaw import load_law, make_scene, simulate
 from rheograd.viz import FrameRenderer, compose, scene_from_state
+from strips import save_small
 
 PICTURES = {"torus": ("jelly", (100, 300, 600)), "two": ("plasticine", (100, 250, 500))}
 """Material and steps that are shown, per scene."""
@@ -65,11 +65,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in PICTURES:
-        image = Image.fromarray(picture(name, arguments.size, (420, 340)))
-        # A palette makes a third of the file; the eye sees no difference.
-        file = arguments.out / f"nclaw-{name}.png"
-        image.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
-        print(file, file.stat().st_size)
+        image = picture(name, arguments.size, (420, 340))
+        save_small(image, arguments.out / f"nclaw-{name}.png", method=None)
 
 
 if __name__ == "__main__":

@@ -9,22 +9,18 @@ gradient search find them. Tasks have their nano size.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rheograd.sim.core.shapes import Box, Capsule
 from rheograd.tasks.core import task_by_name
 from rheograd.tasks.optim import Budget, optimize
 from rheograd.tasks.shell.inverse import InverseTask
-from rheograd.viz import Camera, FrameRenderer, MeshPart, Tool, compose
-from task_pictures import best_actions
-
-WIDTH = 1200
+from rheograd.viz import Camera, MeshPart, Tool
+from strips import best_actions, main, panel, side_by_side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +36,6 @@ class Look:
     """Of a picture [px]."""
 
 
-SHEET = (-0.033, -0.03, -0.006), (0.033, 0.03, 0.014)
 STRIP = Look((-0.03, -0.01, 0.0), (0.05, 0.01, 0.034), -84, 8)
 HELD = Look((-0.03, -0.014, -0.012), (0.03, 0.014, 0.018), -78, 16)
 LOOKS = {
@@ -82,55 +77,43 @@ def arch(radius: float, half: float) -> MeshPart:
     return MeshPart(rows.reshape(-1, 3), faces, "#c3c9cf")
 
 
+def scene_of(task: Any, state: Any, look: Look) -> Any:
+    """What is drawn of a state."""
+    scene = task.picture(state)
+    if not scene.tools:  # a plane, as far as it is seen
+        low, high = look.low, look.high
+        middle = [0.5 * (a + b) for a, b in zip(low[:2], high[:2], strict=True)]
+        half = [0.5 * (b - a) + 2e-3 for a, b in zip(low[:2], high[:2], strict=True)]
+        ground = Tool(Box((*half, 3e-4)), (*middle, -3e-4, 1, 0, 0, 0), "#c3c9cf")
+        scene.tools = [ground] if task.scene.plates else []
+    elif isinstance(scene.tools[0].shape, Capsule):
+        scene.meshes = [*scene.meshes, arch(scene.tools[0].shape.radius, 0.03)]
+        scene.tools = []
+    return scene
+
+
 def strip(name: str, folders: list[Path]) -> np.ndarray:
     """Five moments side by side, (H, 1200, 3) uint8."""
-    look, gap = LOOKS[name], 6
+    look = LOOKS[name]
     task: Any = task_by_name(f"shell/{name}-nano")
     actions = best_actions(name, folders)
     if actions is None:
         actions = optimize(task, "gradient", budget=Budget(iterations=10)).actions
     states = states_of(task, actions)
-    size = ((WIDTH - 4 * gap) // 5, look.height)
+    size = panel(look.height)
     camera = Camera.fit(
         look.low, look.high, size=size, azimuth=look.azimuth, elevation=look.elevation, margin=1.0
     )
-    images, titles = [], []
-    options: Any = {"camera": camera, "floor": False}
-    with FrameRenderer((2 * size[0], 2 * size[1]), **options) as render:
-        for n in np.linspace(0, len(states) - 1, 5).round().astype(int):
-            scene = task.picture(states[n])
-            if not scene.tools:  # a plane, as far as it is seen
-                low, high = look.low, look.high
-                middle = [0.5 * (a + b) for a, b in zip(low[:2], high[:2], strict=True)]
-                half = [0.5 * (b - a) + 2e-3 for a, b in zip(low[:2], high[:2], strict=True)]
-                ground = Tool(Box((*half, 3e-4)), (*middle, -3e-4, 1, 0, 0, 0), "#c3c9cf")
-                scene.tools = [ground] if task.scene.plates else []
-            elif isinstance(scene.tools[0].shape, Capsule):
-                scene.meshes = [*scene.meshes, arch(scene.tools[0].shape.radius, 0.03)]
-                scene.tools = []
-            image = Image.fromarray(render(scene))
-            images.append(np.asarray(image.resize(size, Image.Resampling.LANCZOS)))
-            titles.append(f"{1e3 * n * task.config.dt:.0f} ms")
+    shown = np.linspace(0, len(states) - 1, 5).round().astype(int)
+    scenes = [
+        (scene_of(task, states[n], look), f"{1e3 * n * task.config.dt:.0f} ms") for n in shown
+    ]
+    image = side_by_side(scenes, size, camera=camera, floor=False)
     with torch.no_grad():
         solved = bool(task.success(task.evaluate(actions)[1])[0])
     print(name, "solved" if solved else "not solved", flush=True)
-    return compose(images, titles, gap=gap)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(LOOKS)}")
-    parser.add_argument("--actions", type=Path, nargs="*", default=[Path("runs/bench-shell")])
-    parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    for name in given.names or LOOKS:
-        image = Image.fromarray(strip(name, given.actions))
-        file = given.out / f"shell-{name}.png"
-        colors = image.quantize(192, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        colors.save(file, optimize=True)
-        print(f"{file}: {image.width} x {image.height}, {file.stat().st_size / 1000:.0f} kB")
+    return image
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, LOOKS, strip, "runs/bench-shell", "shell", 192)

@@ -10,7 +10,6 @@ is where things shall go; where a liquid has a target, it is the first picture.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rheograd.sim.core.rotations import rotate
 from rheograd.sim.core.shapes import Box, Sphere
-from rheograd.sim.io import load_checkpoint
 from rheograd.tasks.core import Task, task_by_name
 from rheograd.tasks.optim import Budget, optimize
-from rheograd.viz import Arrows, Camera, FrameRenderer, Tool, compose
+from rheograd.viz import Arrows, Camera, Tool
+from strips import best_actions, main, panel, side_by_side
 
-WIDTH = 1200
 GOAL = "#12a150"
 
 
@@ -68,17 +65,6 @@ LOOKS = {
 }
 
 
-def best_actions(name: str, folders: Sequence[Path]) -> torch.Tensor | None:
-    """Of all runs below the folders, those of the least loss."""
-    found = []
-    for folder in folders:
-        for file in folder.rglob("actions.safetensors"):
-            if f"{name}-nano" in file.parts:
-                stored = load_checkpoint(file)
-                found.append((stored.config.get("loss", float("inf")), stored.tensors["actions"]))
-    return min(found, key=lambda pair: pair[0])[1] if found else None
-
-
 def actions_of(task: Task, name: str, folders: Sequence[Path]) -> torch.Tensor:
     found = best_actions(name, folders)
     if found is not None:
@@ -114,6 +100,22 @@ def fan(task: Any, state: Any) -> list[Arrows]:
     return [Arrows(feet[None].numpy(), ahead[None].numpy(), 1.1, "#1d2733")]
 
 
+def scene_of(task: Any, state: Any, name: str) -> Any:
+    """What is drawn of a state."""
+    scene = task.picture(state, colors=LOOKS[name].colors)
+    for tool in scene.tools:
+        tool.color = next((c for n, c in TOOLS.items() if tool.name.startswith(n)), None)
+    scene.tools = [*scene.tools, *goal_of(task, name)]
+    if name == "circulation":
+        scene.arrows, scene.label, scene.spacing = fan(task, state), "", 1.5 * scene.spacing
+        scene.tools = [
+            Tool(Sphere(0.1), (*mark.position[:2], 1.0, 1, 0, 0, 0), mark.color)
+            for mark in scene.markers
+        ]
+        scene.markers = ()
+    return scene
+
+
 def strip(name: str, folders: Sequence[Path]) -> np.ndarray:
     """Five moments side by side, (H, 1200, 3) uint8."""
     look = LOOKS[name]
@@ -131,50 +133,15 @@ def strip(name: str, folders: Sequence[Path]) -> np.ndarray:
         )
         x[:, rows] = task.target()[-1].to(x)
         moments.insert(0, (states[-1].replace(x=x), "target"))
-    gap = 6
-    size = ((WIDTH - 4 * gap) // 5, look.height)
+    size = panel(look.height)
     camera: Any = {"azimuth": look.azimuth, "elevation": look.elevation, "margin": look.margin}
     if look.low:
         camera = Camera.fit(look.low, look.high, size=size, **camera)
-    images, titles = [], []
-    with FrameRenderer((2 * size[0], 2 * size[1]), style=look.style, camera=camera) as render:
-        for state, title in moments:
-            scene = task.picture(state, colors=look.colors)
-            for tool in scene.tools:
-                tool.color = next((c for n, c in TOOLS.items() if tool.name.startswith(n)), None)
-            scene.tools = [*scene.tools, *goal_of(task, name)]
-            if name == "circulation":
-                scene.arrows, scene.label, scene.spacing = fan(task, state), "", 1.5 * scene.spacing
-                scene.tools = [
-                    Tool(Sphere(0.1), (*mark.position[:2], 1.0, 1, 0, 0, 0), mark.color)
-                    for mark in scene.markers
-                ]
-                scene.markers = ()
-            image = Image.fromarray(render(scene))
-            images.append(np.asarray(image.resize(size, Image.Resampling.LANCZOS)))
-            titles.append(title)
+    scenes = [(scene_of(task, state, name), title) for state, title in moments]
+    image = side_by_side(scenes, size, style=look.style, camera=camera)
     print(name, "solved" if bool(task.success(states[-1])[0]) else "not solved", flush=True)
-    return compose(images, titles, gap=gap)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(LOOKS)}")
-    parser.add_argument("--actions", type=Path, nargs="*", default=[Path("runs/bench-fluid")])
-    parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    for name in given.names or LOOKS:
-        image = Image.fromarray(strip(name, given.actions))
-        file = given.out / f"task-{name}.png"
-        # Coverage keeps the colors of small things, such as goals.
-        colors = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        colors.save(file, optimize=True)
-        print(
-            f"{file}: {image.width} x {image.height}, {file.stat().st_size / 1000:.0f} kB",
-            flush=True,
-        )
+    return image
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, LOOKS, strip, "runs/bench-fluid", "task", 256)
