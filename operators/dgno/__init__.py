@@ -7,22 +7,39 @@ inverse PDE problems based on deep, generative probabilistic modeling", J. Compu
 from __future__ import annotations
 
 from .burgers import Burgers1D
-from .csrbf import Particles, TestFunctions, wendland
+from .csrbf import TEST_FUNCTIONS, Particles, TestFunctions, wendland
 from .darcy import Darcy2D, sine_mollifier
-from .data import burgers_inputs, burgers_solutions, darcy_inputs, darcy_solutions
+from .data import (
+    burgers_inputs,
+    burgers_solutions,
+    darcy_fluxes,
+    darcy_inputs,
+    darcy_solutions,
+)
 from .encoders import Encoder, at_points
-from .evaluate import coverage, pixel_accuracy, predict, relative_error, residual_rms
-from .inverse import Observation, Posterior, noise_level, sensors
+from .evaluate import (
+    coverage,
+    cross_correlation,
+    logistic_phases,
+    pixel_accuracy,
+    predict,
+    r_squared,
+    relative_error,
+    residual_rms,
+)
+from .inverse import Observation, Posterior, Target, noise_level, sensors
 from .model import DGNO, DGNOConfig
 from .multionet import MultiONet
 from .nuts import nuts
 from .priors import Bounded, CubePrior, NormalPrior, Prior, RealNVP, ZukoPrior, fit_prior
 from .problem import FieldSpec, Problem
 from .sampling import Samples, hamiltonian
+from .scattered import PointEncoder, Scattered
 from .stokes import StokesCylinder, inflows
 from .stokes_reference import StokesReference
 
 __all__ = [
+    "TEST_FUNCTIONS",
     "DGNO",
     "Bounded",
     "Burgers1D",
@@ -35,28 +52,35 @@ __all__ = [
     "NormalPrior",
     "Observation",
     "Particles",
+    "PointEncoder",
     "Posterior",
     "Prior",
     "Problem",
     "RealNVP",
     "Samples",
+    "Scattered",
     "StokesCylinder",
     "StokesReference",
+    "Target",
     "TestFunctions",
     "ZukoPrior",
     "at_points",
     "burgers_inputs",
     "burgers_solutions",
     "coverage",
+    "cross_correlation",
+    "darcy_fluxes",
     "darcy_inputs",
     "darcy_solutions",
     "fit_prior",
     "hamiltonian",
     "inflows",
+    "logistic_phases",
     "noise_level",
     "nuts",
     "pixel_accuracy",
     "predict",
+    "r_squared",
     "relative_error",
     "residual_rms",
     "sensors",

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...sim.grid.pdes import Grid
 from .csrbf import Particles, TestFunctions
 from .problem import Decode, FieldSpec, Problem
+from .scattered import Scattered
 
 __all__ = ["Burgers1D"]
 
@@ -30,7 +31,7 @@ class Burgers1D(Problem):
         points: m of `TestFunctions`.
         radius: R [m], a number or an interval.
         frames: labels and comparisons are at t = 0, 1/frames, …, 1.
-        corrected, ends: see `TestFunctions`.
+        corrected, ends, test: see `TestFunctions`; test is its `kind`.
 
     Source: Zang & Koutsourelakis 2025 (DGenNO), released code.
     """
@@ -48,6 +49,7 @@ class Burgers1D(Problem):
         frames: int = 20,
         corrected: bool = True,
         ends: bool = False,
+        test: str = "wendland",
     ) -> None:
         self.grid, self.viscosity, self.speed = (
             Grid(cells, 2.0, "dirichlet", -1.0),
@@ -55,7 +57,7 @@ class Burgers1D(Problem):
             speed,
         )
         self.count, self.radius, self.frames = count, radius, frames
-        self.tests = TestFunctions(1, points, corrected, ends)
+        self.tests = TestFunctions(1, points, corrected, ends, test)
         self.fields = {"u": FieldSpec(scale=speed, branch="silu_id")}
 
     def mollifier(self, name: str, x: Tensor, order: int) -> Tensor | None:
@@ -76,9 +78,10 @@ class Burgers1D(Problem):
         r = where.average(u[2] + u[0] * u[1]) + self.viscosity * where.against([u[1]])
         return {"residual": r / self.speed}
 
-    def misfit(self, decode: Decode, a: Tensor) -> Tensor:
-        off = self.inputs(decode, self.grid.points(a).reshape(-1, 1)) - a[:, 0]
-        return off.square().mean(-1) / self.speed**2
+    def misfit(self, decode: Decode, a: Tensor | Scattered) -> Tensor:
+        known = self.known(a)
+        off = self.inputs(decode, known.x) - known.value
+        return known.average(off.square()) / self.speed**2
 
     def inputs(self, decode: Decode, x: Tensor) -> Tensor:
         return decode(torch.cat([x, torch.zeros_like(x)], -1), 0, ("u",))["u"][0, :, 0]

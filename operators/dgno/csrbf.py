@@ -1,8 +1,9 @@
-"""Weak forms with small test functions: Wendland functions around random centres, and their quadrature.
+"""Weak forms with small test functions: radial functions around random centres, and their quadrature.
 
     φ_j(x) = ϕ(|x − x_j|/R_j),  ϕ(r) = (1 − r)^{l+2} [(l² + 4l + 3) r² + (3l + 6) r + 3]/3,  l = ⌊D/2⌋ + 3
 
-ϕ is C⁴ and vanishes with two derivatives at r = 1. Weights are those of averages:
+Wendland's ϕ is C⁴ and vanishes with two derivatives at r = 1; `TEST_FUNCTIONS` has others. Weights are
+those of averages:
 
     ∫ f φ_j / ∫ φ_j ≈ Σ_q w_q f(x_q),        ∫ s·∇φ_j / ∫ φ_j ≈ Σ_q g_q · s(x_q)
 
@@ -14,6 +15,7 @@ correction of g is ours.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -21,7 +23,15 @@ from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 
-__all__ = ["Particles", "TestFunctions", "wendland"]
+__all__ = [
+    "TEST_FUNCTIONS",
+    "Particles",
+    "TestFunctions",
+    "bump",
+    "raised_cosine",
+    "wendland",
+    "wendland_power",
+]
 
 
 def wendland(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,6 +50,60 @@ def wendland(y: Tensor) -> tuple[Tensor, Tensor]:
     phi = gap ** (l + 2) * ((l**2 + 4 * l + 3) * r**2 + (3 * l + 6) * r + 3) / 3
     slope = -(gap ** (l + 1)) * ((l**3 + 8 * l**2 + 19 * l + 12) * r + l**2 + 7 * l + 12) / 3
     return phi, slope[..., None] * y
+
+
+def wendland_power(y: Tensor, k: int = 4) -> tuple[Tensor, Tensor]:
+    """ϕ(|y|)^k of Wendland's ϕ and its gradient, as `wendland`: narrower, and flatter at the rim.
+
+    Args:
+        y: (x − x_j)/R_j, (..., D).
+        k: power.
+
+    Differentiable in y. Source: released code of DGenNO ("Wendland_k").
+    """
+    phi, slope = wendland(y)
+    return phi**k, (k * phi ** (k - 1))[..., None] * slope
+
+
+def bump(y: Tensor) -> tuple[Tensor, Tensor]:
+    """e^{1 − 1/(1 − r²)} and its gradient −2 y ϕ/(1 − r²)², as `wendland`; C^∞.
+
+    Args:
+        y: (x − x_j)/R_j, (..., D).
+
+    Differentiable in y. Source: released code of DGenNO ("Bump").
+    """
+    square = y.square().sum(-1)
+    inside = square < 1
+    gap = torch.where(inside, 1 - square, 1.0)  # a number that the rim cannot spoil
+    phi = torch.where(inside, torch.exp(1 - 1 / gap), 0.0)
+    return phi, (-2 * phi / gap.square())[..., None] * y
+
+
+def raised_cosine(y: Tensor) -> tuple[Tensor, Tensor]:
+    """(1 + cos πr)/2 and its gradient −(π²/2) sinc(r) y, as `wendland`; C¹ at the rim.
+
+    Args:
+        y: (x − x_j)/R_j, (..., D).
+
+    Differentiable in y. Source: released code of DGenNO ("Cosin", of which this is π/2 times).
+    """
+    square = y.square().sum(-1)
+    inside = square < 1
+    # The root of zero has no slope; r enters sinc and cos evenly, so nothing is lost by the floor.
+    r = torch.where(inside, square, 0.25).clamp_min(1e-30).sqrt()
+    phi = torch.where(inside, 0.5 * (1 + torch.cos(math.pi * r)), 0.0)
+    slope = torch.where(inside, -0.5 * math.pi**2 * torch.sinc(r), 0.0)
+    return phi, slope[..., None] * y
+
+
+TEST_FUNCTIONS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "wendland": wendland,
+    "power": wendland_power,
+    "bump": bump,
+    "cosine": raised_cosine,
+}
+"""Test functions by name, each with its gradient, in y = (x − x_j)/R_j."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +136,7 @@ class Particles:
 
 
 class TestFunctions:
-    """Wendland functions with an equally weighted rule in the ball, m points along its diameter.
+    """Radial functions with an equally weighted rule in the ball, m points along its diameter.
 
     The rule differentiates exactly what is at most quadratic: g is scaled by the one number that makes
     Σ_q g_q ⊗ y_q = −1/R. Without it the published m = 7 is off by 1.2 % of f, for every R.
@@ -84,26 +148,35 @@ class TestFunctions:
         corrected: whether g is scaled.
         ends: points from −1 to 1 as published, where the outermost carry nothing, in place of
             (2k + 1)/m − 1, k = 0 … m − 1.
+        kind: name out of `TEST_FUNCTIONS`.
 
     Raises:
-        InputError: numbers out of range.
+        InputError: numbers out of range, an unknown name.
 
-    Source: released code of DGenNO (Wendland particles).
+    Source: released code of DGenNO (particles).
     """
 
     __test__ = False  # not a test of pytest's
 
     def __init__(
-        self, axes: int, points: int = 4, corrected: bool = True, ends: bool = False
+        self,
+        axes: int,
+        points: int = 4,
+        corrected: bool = True,
+        ends: bool = False,
+        kind: str = "wendland",
     ) -> None:
         if axes not in (1, 2, 3) or points < 3:
             got = f"{axes} axes, {points} points"
             raise InputError(message("TestFunctions", "1 to 3 axes, points >= 3", got, "Correct"))
+        if kind not in TEST_FUNCTIONS:
+            expected = f"kind out of {tuple(TEST_FUNCTIONS)}"
+            raise InputError(message("TestFunctions", expected, kind, "Choose one"))
         k = torch.arange(points, dtype=torch.float64)
         line = 2 * k / (points - 1) - 1 if ends else (2 * k + 1) / points - 1
         y = torch.cartesian_prod(*[line] * axes).reshape(-1, axes)
         y = y[y.square().sum(1) < 1]
-        phi, slope = wendland(y)
+        phi, slope = TEST_FUNCTIONS[kind](y)
         self.axes, self.y, self.weight = axes, y, phi / phi.sum()
         self.gradient = slope / phi.sum()
         if corrected:

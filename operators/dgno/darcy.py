@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -14,6 +15,7 @@ from .csrbf import Particles, TestFunctions
 from .encoders import at_points
 from .jets import pairs
 from .problem import Decode, FieldSpec, Problem
+from .scattered import Scattered
 
 __all__ = ["FORMS", "Darcy2D", "sine_mollifier"]
 
@@ -64,7 +66,7 @@ class Darcy2D(Problem):
         radius: R [m], a number or an interval.
         balance: weight of the r² of the mixed form.
         middle: ā of smooth fields; of two phases it is √(low·high).
-        corrected, ends: see `TestFunctions`.
+        corrected, ends, test: see `TestFunctions`; test is its `kind`.
 
     Raises:
         InputError: unknown form, phases that are not positive.
@@ -87,6 +89,7 @@ class Darcy2D(Problem):
         middle: float = 1.0,
         corrected: bool = True,
         ends: bool = False,
+        test: str = "wendland",
     ) -> None:
         if form not in FORMS:
             raise InputError(message("Darcy2D", f"form out of {FORMS}", form, "Choose one"))
@@ -95,7 +98,8 @@ class Darcy2D(Problem):
         self.grid, self.form, self.phases = Grid(cells, sides="dirichlet"), form, phases
         self.smooth, self.forcing, self.count, self.radius = phases is None, forcing, count, radius
         self.balance, self.middle = balance, middle
-        self.tests = TestFunctions(2, points, corrected, ends)
+        self.straight = False  # whether decoded phases are binary
+        self.tests = TestFunctions(2, points, corrected, ends, test)
         if phases is not None:
             self.middle = math.sqrt(phases[0] * phases[1])
         self.fields = {"u": FieldSpec(scale=0.1 * forcing / self.middle)}
@@ -126,7 +130,17 @@ class Darcy2D(Problem):
         if self.phases is None:
             return self.middle * torch.exp(raw)
         low, high = self.phases
-        return low + (high - low) * torch.sigmoid(raw)
+        share = torch.sigmoid(raw)
+        if self.straight:  # the value of the nearest phase, the slope of the chance
+            share = (raw > 0).to(share) + (share - share.detach())
+        return low + (high - low) * share
+
+    def binary(self) -> Darcy2D:
+        if self.phases is None:
+            return super().binary()  # type: ignore[return-value]  # raises
+        other = copy.copy(self)
+        other.straight = True
+        return other
 
     def residuals(self, decode: Decode, where: Particles, a: Tensor | None) -> dict[str, Tensor]:
         f = self.forcing
@@ -158,17 +172,16 @@ class Darcy2D(Problem):
     def _permeability_at(self, decode: Decode, x: Tensor, a: Tensor | None) -> Tensor:
         """a (B, n) of the data or, without, of the code."""
         if a is not None:
-            return at_points(a, self.grid, x, self.smooth)
+            return at_points(a, self.grid_of(a), x, self.smooth)
         return self.permeability(decode(x, 0, ("a",))["a"][0, :, 0])
 
-    def misfit(self, decode: Decode, a: Tensor) -> Tensor:
-        x = self.grid.points(a).reshape(-1, 2)
-        raw = decode(x, 0, ("a",))["a"][0, :, 0]
-        given = a.flatten(1)
+    def misfit(self, decode: Decode, a: Tensor | Scattered) -> Tensor:
+        known = self.known(a)
+        raw, given = decode(known.x, 0, ("a",))["a"][0, :, 0], known.value
         if self.phases is None:
-            return (raw - torch.log(given / self.middle)).square().mean(-1)
+            return known.average((raw - torch.log(given / self.middle)).square())
         high = (given > self.middle).to(raw)
-        return F.binary_cross_entropy_with_logits(raw, high, reduction="none").mean(-1)
+        return known.average(F.binary_cross_entropy_with_logits(raw, high, reduction="none"))
 
     def inputs(self, decode: Decode, x: Tensor) -> Tensor:
         return self.permeability(decode(x, 0, ("a",))["a"][0, :, 0])

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 from ...sim.grid.pdes import BurgersFV, Darcy, GaussianField, Grid, two_phases
 
-__all__ = ["burgers_inputs", "burgers_solutions", "darcy_inputs", "darcy_solutions"]
+__all__ = [
+    "burgers_inputs",
+    "burgers_solutions",
+    "darcy_fluxes",
+    "darcy_inputs",
+    "darcy_solutions",
+]
 
 
 def darcy_inputs(
@@ -67,6 +75,46 @@ def darcy_solutions(
 
     Source: finite volumes of `sim.grid.pdes.Darcy`, second order.
     """
+    found = [
+        u[..., fine // 2 :: fine, fine // 2 :: fine] for _, u in _fine(a, forcing, fine, smooth)
+    ]
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def darcy_fluxes(a: Tensor, forcing: float = 10.0, fine: int = 3, smooth: bool = False) -> Tensor:
+    """s = a ∇u at the cell centres of a, (S, 2, n, n): means of the fluxes through the two faces of the
+    fine cell there, each of a harmonic mean of a.
+
+    Args:
+        a: permeabilities (S, 1, n, n).
+        forcing, fine, smooth: as of `darcy_solutions`; at least three fine cells in each.
+
+    Raises:
+        InputError: as `darcy_solutions`; a refinement of one, whose faces are those of walls.
+
+    Source: finite volumes of `sim.grid.pdes.Darcy`, second order.
+    """
+    if fine < 3:
+        raise InputError(message("darcy_fluxes", "a refinement >= 3", fine, "Take 3 or 5"))
+    h, mid, found = 1 / (a.shape[-1] * fine), fine // 2, []
+    for k, u in _fine(a, forcing, fine, smooth):
+        parts = []
+        for axis, other in ((-2, -1), (-1, -2)):
+            n = u.shape[axis]
+            k0, u0 = (v.narrow(axis, 0, n - 1) for v in (k, u))
+            k1, u1 = (v.narrow(axis, 1, n - 1) for v in (k, u))
+            flux = 2 * k0 * k1 / (k0 + k1) * (u1 - u0) / h  # face i is between cells i and i + 1
+            both = 0.5 * (flux.narrow(axis, 0, n - 2) + flux.narrow(axis, 1, n - 2))
+            along = torch.arange(mid - 1, n - 2, fine, device=u.device)
+            across = torch.arange(mid, n, fine, device=u.device)
+            parts.append(both.index_select(axis, along).index_select(other, across))
+        found.append(torch.cat(parts, 1))
+    return torch.cat(found)
+
+
+def _fine(a: Tensor, forcing: float, fine: int, smooth: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Permeabilities and solutions on the fine cells, a few samples at a time."""
     from .encoders import at_points
 
     if fine % 2 == 0:
@@ -74,7 +122,6 @@ def darcy_solutions(
     n = a.shape[-1]
     coarse, grid = (Grid((m, m), sides="dirichlet") for m in (n, n * fine))
     solver = Darcy(grid, forcing)
-    found = []
     x = grid.points(a).reshape(-1, 2)
     for part in a.split(16):
         k = at_points(part, coarse, x, smooth).reshape(-1, 1, *grid.cells)
@@ -82,8 +129,7 @@ def darcy_solutions(
             fix = "Take smooth=False, or raise the inputs"
             got = f"{float(k.min()):.3g}" + (" between the cells" if bool((part > 0).all()) else "")
             raise InputError(message("darcy_solutions", "permeabilities > 0", got, fix))
-        found.append(solver.solve(k)[..., fine // 2 :: fine, fine // 2 :: fine])
-    return torch.cat(found)
+        yield k, solver.solve(k)
 
 
 def burgers_inputs(

@@ -5,9 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...sim.core.errors import InputError, message
 from .model import DGNO
+from .scattered import Scattered
 
-__all__ = ["coverage", "pixel_accuracy", "predict", "relative_error", "residual_rms"]
+__all__ = [
+    "coverage",
+    "cross_correlation",
+    "logistic_phases",
+    "pixel_accuracy",
+    "predict",
+    "r_squared",
+    "relative_error",
+    "residual_rms",
+]
 
 
 def relative_error(found: Tensor, truth: Tensor) -> Tensor:
@@ -22,6 +33,65 @@ def relative_error(found: Tensor, truth: Tensor) -> Tensor:
 def pixel_accuracy(found: Tensor, truth: Tensor, middle: float) -> Tensor:
     """Share of cells on the right side of `middle`, (S, ...) → (S,). Source: GenPANIS."""
     return ((found > middle) == (truth > middle)).flatten(1).double().mean(1)
+
+
+def cross_correlation(found: Tensor, truth: Tensor) -> Tensor:
+    """I_corr = ⟨a, â⟩/(‖a‖ ‖â‖) of each sample, (S, ...) twice → (S,): 1 is perfect, also up to a factor.
+
+    Means are not taken off, so positive fields are never near 0. Source: Zang & Koutsourelakis 2025
+    (DGenNO).
+    """
+    a, b = _pairs("cross_correlation", found, truth)
+    return torch.nn.functional.cosine_similarity(a, b, dim=1, eps=0.0)
+
+
+def r_squared(found: Tensor, truth: Tensor) -> Tensor:
+    """R² = 1 − Σ‖u − û‖²/Σ‖u − ū‖² over all samples, ū their mean field: (S, ...) twice → ().
+
+    Raises:
+        InputError: fewer than two samples.
+
+    Source: GenPANIS.
+    """
+    a, b = _pairs("r_squared", found, truth)
+    if len(b) < 2:
+        raise InputError(message("r_squared", "two samples or more", len(b), "Give more"))
+    return 1 - (a - b).square().sum() / (b - b.mean(0)).square().sum()
+
+
+def _pairs(where: str, found: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = found.flatten(1), truth.flatten(1)
+    if a.shape != b.shape:
+        expected = f"fields of one size, {tuple(b.shape)}"
+        raise InputError(message(where, expected, found, "Compare at the same points"))
+    return a, b
+
+
+def logistic_phases(
+    chance: Tensor,
+    phases: tuple[float, float],
+    draws: int = 25,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Two-phase field as published code decodes it: low + (high − low) σ(mean_s[logit ε_s + logit p]).
+
+    ε ~ U(0, 1). As the mean of many draws is near logit p, this is p with noise of deviation 1.8/√draws
+    in its logit, neither phase; `pixel_accuracy` and the chance itself say more.
+
+    Args:
+        chance: p of the upper phase, any shape.
+        phases: (low, high).
+        draws: S.
+        generator: source.
+
+    Differentiable in p. Source: released code of DGenNO (averaged logistic samples).
+    """
+    noise = torch.zeros_like(chance)
+    for _ in range(draws):
+        u = torch.rand(chance.shape, generator=generator).to(chance).clamp(1e-6, 1 - 1e-6)
+        noise = noise + torch.logit(u)
+    low, high = phases
+    return low + (high - low) * torch.sigmoid(noise / draws + torch.logit(chance, 1e-6))
 
 
 def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
@@ -40,27 +110,29 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
 @torch.no_grad()
 def predict(
     model: DGNO,
-    a: Tensor,
+    a: Tensor | Scattered,
     x: Tensor | None = None,
     draws: int = 100,
     delta: Tensor | float = 0.0,
     generator: torch.Generator | None = None,
+    of: str = "u",
 ) -> Tensor:
     """Samples of the solutions of inputs, (draws, B, C, n): codes from q(β|a), and the decoder's error.
 
-    Without `bayes` codes are points and all spread is `delta`'s. For inputs known at sensors alone
-    sample a `Posterior` with an `Observation` of "input".
+    Without `bayes` codes are points and all spread is `delta`'s. For inputs known at few sensors, with
+    noise, sample a `Posterior` with an `Observation` of "input".
 
     Args:
         model: trained.
-        a: inputs (B, 1, *cells).
+        a: inputs (B, 1, *cells), or `Scattered`.
         x: points (n, D); default those of the problem.
         draws: number of samples.
         delta: standard deviation of the decoder's error, a number or (C, n): root mean square of
             model(a) − u over a few references that training did not see.
         generator: source.
+        of: another one of the problem's observables.
     """
-    x = model.problem.points(a) if x is None else x
+    x = model.points(a) if x is None else x
     frozen = model.at(x, 0)
 
     def one() -> Tensor:
@@ -70,7 +142,7 @@ def predict(
             same = points is x and order == 0
             return frozen(beta) if same else model.at(points, order, names)(beta)
 
-        u = model.problem.solution(decode, x)
+        u = model.problem.observe(of, decode, x)
         return u + delta * torch.randn(u.shape, generator=generator).to(u)
 
     return torch.stack([one() for _ in range(draws)])
@@ -78,7 +150,11 @@ def predict(
 
 @torch.no_grad()
 def residual_rms(
-    model: DGNO, a: Tensor, decoded: bool = True, generator: torch.Generator | None = None
+    model: DGNO,
+    a: Tensor,
+    decoded: bool = True,
+    generator: torch.Generator | None = None,
+    binary: bool = False,
 ) -> float:
     """Root mean square of the residuals of inputs' codes: σ_r of a `Posterior`.
 
@@ -87,6 +163,13 @@ def residual_rms(
         a: inputs (S, 1, *cells).
         decoded: with the input decoded from the code, as an inversion sees it; else with `a`.
         generator: of the particles.
+        binary: with decoded phases as a binary `Posterior` takes them.
     """
-    found = model.residuals(model.encode(a), None if decoded else a, generator)
+    beta = model.encode(a)
+    if binary:
+        problem = model.problem.binary()
+        where = problem.sample(generator, beta)
+        found = problem.residuals(model.decode(beta), where, None if decoded else a)
+    else:
+        found = model.residuals(beta, None if decoded else a, generator)
     return float(torch.cat(list(found.values()), 1).square().mean().sqrt())

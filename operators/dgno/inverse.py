@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,8 +20,9 @@ from torch import Tensor
 from ...sim.core.errors import InputError, message
 from .model import DGNO
 from .priors import Prior
+from .problem import Decode
 
-__all__ = ["Observation", "Posterior", "noise_level", "sensors"]
+__all__ = ["Observation", "Posterior", "Target", "noise_level", "sensors"]
 
 
 def noise_level(u: Tensor, decibels: float) -> Tensor:
@@ -63,7 +64,22 @@ class Observation:
     sigma: float
     """Standard deviation of the noise, the error of the decoder included."""
     of: str = "solution"
-    """"solution" or "input"."""
+    """"solution", "input", or another one of the problem's observables, such as "p" or "s"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A wanted or measured number of the decoded fields: a mean, a flux through a line, a design goal.
+
+    Source: Zang & Koutsourelakis 2026 (Design-GenNO): inputs with given properties.
+    """
+
+    function: Callable[[Decode], Tensor]
+    """Fields of a batch of codes ↦ numbers (B, m); differentiable, also forwards."""
+    value: Tensor
+    """(m,)."""
+    sigma: float
+    """How far off it may be."""
 
 
 class Posterior:
@@ -72,14 +88,18 @@ class Posterior:
     Args:
         model: trained; frozen here.
         prior: of its codes.
-        observed: observations of solution and input.
+        observed: observations of solution, input and other fields, and `Target`s.
         residual_sigma: σ_r, root mean square of the residuals of codes of training inputs; None leaves
             the residuals out.
         residual_count: N; default dβ.
         generator: of the particles.
+        binary: the residuals see a decoded input of two phases as its nearest phase, with the slope of
+            its chance (straight through). The energy then has jumps, which `maximize` takes as they come
+            and at which samplers accept or reject by the energy, so that draws are of this posterior.
 
     Raises:
-        InputError: nothing observed, or values that do not fit their points.
+        InputError: nothing observed, values that do not fit their points, a prior of other codes, an
+            input without phases with `binary`.
 
     Differentiable in z. Source: Zang & Koutsourelakis 2025 (DGenNO) for the objective; samples in the
     space of the noise and σ_r are ours.
@@ -89,14 +109,24 @@ class Posterior:
         self,
         model: DGNO,
         prior: Prior,
-        observed: Sequence[Observation],
+        observed: Sequence[Observation | Target],
         residual_sigma: float | None = None,
         residual_count: float | None = None,
         generator: torch.Generator | None = None,
+        binary: bool = False,
     ) -> None:
-        if not observed or any(o.sigma <= 0 or o.of not in ("solution", "input") for o in observed):
-            expected = 'observations with sigma > 0 of "solution" or "input"'
+        names = ("solution", "input", *model.problem.observables)
+        wrong = [o for o in observed if isinstance(o, Observation) and o.of not in names]
+        if not observed or wrong or any(not o.sigma > 0 for o in observed):
+            expected = f"observations with sigma > 0 of one of {names}"
             raise InputError(message("Posterior", expected, f"{len(observed)} of them", "Correct"))
+        if prior.latent != model.config.latent:
+            expected, fix = (
+                f"a prior of {model.config.latent} entries",
+                "Give it the model's latent",
+            )
+            raise InputError(message("Posterior", expected, prior.latent, fix))
+        self._equations = model.problem.binary() if binary else model.problem
         self.model, self.prior, self.observed = model, prior, list(observed)
         self.residual_sigma, self.residual_count = residual_sigma, residual_count
         like = next(model.parameters())
@@ -128,15 +158,21 @@ class Posterior:
         decode, problem = self.decode(self.prior.code(z)), self.model.problem
         parts = []
         for o in self.observed:
-            solution = o.of == "solution"
-            found = problem.solution(decode, o.x) if solution else problem.inputs(decode, o.x)
-            found = found.flatten(1)
+            if isinstance(o, Target):
+                found, what = o.function(decode), "the target"
+            elif o.of == "input":
+                found, what = problem.inputs(decode, o.x), f"{len(o.x)} points"
+            elif o.of == "solution":
+                found, what = problem.solution(decode, o.x), f"{len(o.x)} points"
+            else:
+                found, what = problem.observe(o.of, decode, o.x), f"{len(o.x)} points"
+            found = found.reshape(len(z), -1)
             if found.shape[1] != o.value.numel():
-                expected = f"{found.shape[1]} values for {len(o.x)} points"
+                expected = f"{found.shape[1]} values for {what}"
                 raise InputError(message("Posterior", expected, o.value, "Give one per component"))
             parts.append((found - o.value.flatten()) / o.sigma)
         if self.where is not None:
-            r = torch.cat(list(problem.residuals(decode, self.where, None).values()), 1)
+            r = torch.cat(list(self._equations.residuals(decode, self.where, None).values()), 1)
             count = self.prior.latent if self.residual_count is None else self.residual_count
             parts.append(r * (math.sqrt(count / r.shape[1]) / self.residual_sigma))
         return torch.cat([*parts, z], 1)

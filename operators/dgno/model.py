@@ -15,8 +15,13 @@ from .encoders import Encoder
 from .jets import jet_product
 from .multionet import MultiONet
 from .problem import Decode, Problem
+from .scattered import PointEncoder, Scattered
 
 __all__ = ["DGNO", "DGNOConfig"]
+
+ENCODERS = ("grid", "points")
+NORMS = ("square", "absolute", "rms")
+SPREADS = ("one", "nodes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +37,22 @@ class DGNOConfig:
     sum_layers: int | None = None
     """ℓ, layers that are multiplied; default depth − 1."""
     kind: str = "multi"
-    """"multi" (MultiONet) or "deep" (DeepONet)."""
+    """"multi" (MultiONet), "deep" (DeepONet), or "entries" (MultiONet that takes entries one by one)."""
+    kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Other kinds by field, e.g. {"s": "entries"}: the published decoder of Stokes stresses."""
     first_weight: float = 1.0
     """First value of the w of MultiONets. The published 0 costs the first hundreds of updates."""
     channels: int = 32
-    """Channels of the encoder's convolutions; 0: perceptron alone."""
+    """Channels of the encoder's convolutions; 0: perceptron alone. Width of features of points."""
+    encoder: str = "grid"
+    """"grid": fields of the problem's cells; "points": `PointEncoder`, for `Scattered` inputs and fields
+    of any number of cells."""
+    pool: str = "attention"
+    """How "points" come together: "attention" or "mean"."""
+    anchors: int | None = None
+    """Anchors of the attention per axis; default 8, in 1-D 16."""
+    thin: float = 1.0
+    """Of an input's points "points" sees, in training, a share drawn from (thin, 1) for every batch."""
     bounded: bool = True
     """Codes in (−1, 1)."""
     bayes: bool = False
@@ -49,7 +65,12 @@ class DGNOConfig:
     weight_virtual: float = 1.0
     """λ/2: weight of the mean squared residuals."""
     weight_labels: float = 1.0
-    """Weight of the squared relative error of labelled solutions."""
+    """Weight of the squared relative error of labelled solutions, and of each other labelled field."""
+    residual_norm: str = "square"
+    """What of a sample's residuals is weighted: mean square; mean "absolute" value, as in GenPANIS; or
+    "rms", the root of the mean square, as in most of DGenNO's released examples."""
+    label_spread: str = "one"
+    """With `bayes`: "one" learned spread of labels, or one for each of the "nodes" that are labelled."""
 
     hard_share: float = 0.0
     """Share of the residuals of a batch, the largest ones, whose mean square counts once more."""
@@ -60,6 +81,14 @@ class DGNOConfig:
             expected = "weights >= 0, latent >= 1, hard_share in [0, 1]"
             got = f"{weights}, {self.latent}, {self.hard_share}"
             raise InputError(message("DGNOConfig", expected, got, "Correct them"))
+        if not 0 < self.thin <= 1:
+            raise InputError(message("DGNOConfig", "thin in (0, 1]", self.thin, "Give a share"))
+        for name, known in (
+            ("encoder", ENCODERS), ("residual_norm", NORMS), ("label_spread", SPREADS)
+        ):  # fmt: skip
+            if getattr(self, name) not in known:
+                got = getattr(self, name)
+                raise InputError(message("DGNOConfig", f"{name} out of {known}", got, "Choose one"))
 
 
 class DGNO(nn.Module):
@@ -70,8 +99,9 @@ class DGNO(nn.Module):
 
         L = −log p(a|β) + λ/2 mean_j r_j(u, a)² − log p(u_label|β)        β = e(a)
 
-    With `bayes`, β = e(a) + σ ε and L gets −log p(β) − dβ log σ: the negative evidence bound, each part
-    per cell, residual and label, the last two per code entry divided by the number of cells.
+    (`residual_norm` has other means). With `bayes`, β = e(a) + σ ε and L gets −log p(β) − dβ log σ: the
+    negative evidence bound up to a constant, each part per cell, residual and label, the last two per
+    code entry divided by the number of cells.
 
     Args:
         problem: the PDE.
@@ -80,7 +110,7 @@ class DGNO(nn.Module):
         generator: of the decoders' first weights; default torch's own.
 
     Raises:
-        InputError: `bayes` without a prior.
+        InputError: `bayes` without a prior, kinds of fields that the problem does not have.
 
     Differentiable in inputs, codes, points and weights. Source: Zang & Koutsourelakis 2025 (DGenNO);
     `bayes`: the same group's GenPANIS.
@@ -98,35 +128,67 @@ class DGNO(nn.Module):
         if c.bayes and prior is None:
             fix = "Give RealNVP(latent), or another module with log_prob"
             raise InputError(message("DGNO", "a prior with bayes", "None", fix))
+        if not set(c.kinds) <= set(problem.fields):
+            expected = f"kinds of fields out of {tuple(problem.fields)}"
+            raise InputError(message("DGNO", expected, f"{dict(c.kinds)}", "Name the problem's"))
         self.problem, self.config, self.prior = problem, c, prior
-        self.encoder = Encoder(
-            problem.grid.cells, c.latent, channels=c.channels, bounded=c.bounded and not c.bayes
-        )
+        self.encoder: Encoder | PointEncoder
+        bounded = c.bounded and not c.bayes
+        if c.encoder == "grid":
+            self.encoder = Encoder(
+                problem.grid.cells, c.latent, channels=c.channels, bounded=bounded
+            )
+        else:
+            self.encoder = PointEncoder(
+                problem.grid, c.latent, channels=max(c.channels, 1), bounded=bounded, pool=c.pool,
+                anchors=c.anchors,
+            )  # fmt: skip
         self.decoders = nn.ModuleDict(
             {
                 name: MultiONet(
-                    problem.dim, c.latent, c.width, c.depth, c.sum_layers, spec.outputs, c.kind,
-                    spec.trunk, spec.branch, c.first_weight, spec.scale, generator=generator,
+                    problem.dim, c.latent, c.width, c.depth, c.sum_layers, spec.outputs,
+                    c.kinds.get(name, c.kind), spec.trunk, spec.branch, c.first_weight,
+                    spec.scale, generator=generator,
                 )
                 for name, spec in problem.fields.items()
             }
         )  # fmt: skip
         self.log_sigma = nn.Parameter(torch.tensor(math.log(c.first_sigma)), requires_grad=c.bayes)
         self.log_label = nn.Parameter(torch.tensor(math.log(c.first_sigma)), requires_grad=c.bayes)
+        if c.bayes and c.label_spread == "nodes":
+            first = {}
+            with torch.no_grad():
+                zero = torch.zeros(1, c.latent, dtype=self.log_label.dtype)
+                for name in problem.observables:
+                    found = problem.observe(name, self.decode(zero), problem.points(zero))
+                    first[name] = nn.Parameter(torch.full_like(found[0], math.log(c.first_sigma)))
+            self.log_nodes = nn.ParameterDict(first)
 
-    def fit_scales(self, a: Tensor) -> None:
-        """Take the encoder's scales from training inputs (S, 1, *cells)."""
-        self.encoder.fit_scales(self.problem.scaled(a))
+    def fit_scales(self, a: Tensor | Scattered) -> None:
+        """Take the encoder's scales from training inputs (S, 1, *cells), or points."""
+        self.encoder.fit_scales(self._scaled(a))
 
-    def encode(self, a: Tensor) -> Tensor:
+    def encode(self, a: Tensor | Scattered) -> Tensor:
         """Mean code of input fields, (B, 1, *cells) → (B, dβ).
 
-        Raises:
-            InputError: fields of another shape.
-        """
-        return self.encoder(self.problem.scaled(a))
+        Args:
+            a: fields; with the encoder "points" of any number of cells, or `Scattered` values.
 
-    def draw(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        Raises:
+            InputError: fields of another shape, points for an encoder of fields.
+        """
+        return self.encoder(self._scaled(a))
+
+    def _scaled(self, a: Tensor | Scattered) -> Any:
+        if not isinstance(a, Scattered):
+            return self.problem.scaled(a)
+        if isinstance(self.encoder, Encoder):
+            fix = 'Train with DGNOConfig(encoder="points")'
+            raise InputError(message("DGNO.encode", "fields", "scattered values", fix))
+        a = a.filled()
+        return dataclasses.replace(a, value=self.problem.scaled(a.value))
+
+    def draw(self, a: Tensor | Scattered, generator: torch.Generator | None = None) -> Tensor:
         """A code from q(β|a), (B, dβ); the mean without `bayes`."""
         beta = self.encode(a)
         if not self.config.bayes:
@@ -166,15 +228,23 @@ class DGNO(nn.Module):
 
         return fields
 
-    def forward(self, a: Tensor, x: Tensor | None = None) -> Tensor:
+    def points(self, a: Tensor | Scattered) -> Tensor:
+        """Points of the problem (n, D) in the precision and on the device of inputs."""
+        return self.problem.points(a.value if isinstance(a, Scattered) else a)
+
+    def forward(self, a: Tensor | Scattered, x: Tensor | None = None, of: str = "u") -> Tensor:
         """Solution of inputs at points, (B, C, n).
 
         Args:
-            a: (B, 1, *cells).
+            a: (B, 1, *cells), or `Scattered` with the encoder "points".
             x: points (n, D) or (B, n, D); default those of the problem.
+            of: another one of the problem's observables.
+
+        Raises:
+            InputError: as `encode`; an unknown observable.
         """
-        x = self.problem.points(a) if x is None else x
-        return self.problem.solution(self.decode(self.encode(a)), x)
+        x = self.points(a) if x is None else x
+        return self.problem.observe(of, self.decode(self.encode(a)), x)
 
     def residuals(
         self,
@@ -195,7 +265,7 @@ class DGNO(nn.Module):
             where = self.problem.sample(generator, beta)
         return self.problem.residuals(self.decode(beta), where, a)
 
-    def misfit(self, beta: Tensor, a: Tensor) -> Tensor:
+    def misfit(self, beta: Tensor, a: Tensor | Scattered) -> Tensor:
         """−log p(a|β) per cell, (B,)."""
         return self.problem.misfit(self.decode(beta), a)
 
@@ -205,28 +275,45 @@ class DGNO(nn.Module):
         """Loss of a batch and its parts, for `Trainer`.
 
         Args:
-            batch: "a" (B, 1, *cells); optional "u" (B, C, n) at the problem's points, and "labelled"
-                (B,), 1 where u counts; optional "virtual" (B,), 1 where residuals do.
-            generator: of particles and codes.
+            batch: "a" (B, 1, *cells); or (B, n) with points "at" (B, n, D) and optional "mask" (B, n).
+                Optional labels at the problem's points, or at "x" (B, n, D), under the names of the
+                problem's observables, (B, C, n): "u", and "p", "s" … "labelled" (B,), 1 where labels
+                count, and "labelled p" … where those of one name do; what does not count may be NaN.
+                Optional "virtual" (B,), 1 where residuals do. Residuals of scattered inputs take the
+                decoded input.
+            generator: of particles, codes and points that are kept.
 
         Returns:
             "loss" and its parts, means over the batch.
+
+        Raises:
+            InputError: labels that do not fit their points.
         """
-        a, c = batch["a"], self.config
-        beta = self.draw(a, generator)
+        a, c = self._input(batch), self.config
+        like = batch["a"]
+        beta = self.draw(self._thinned(a, generator), generator)
         parts = {"input": c.weight_input * self.misfit(beta, a)}
         if c.weight_virtual > 0:
-            share = batch.get("virtual", a.new_ones(len(a)))
-            for name, r in self.residuals(beta, a, generator).items():
-                squares = r.square() * share[:, None]
-                parts[name] = c.weight_virtual * squares.mean(1)
+            share = batch.get("virtual", like.new_ones(len(like)))
+            given = None if isinstance(a, Scattered) else a
+            for name, r in self.residuals(beta, given, generator).items():
+                size = r.abs() if c.residual_norm == "absolute" else r.square()
+                squares = size * share[:, None]
+                mean = squares.mean(1)
+                if c.residual_norm == "rms":
+                    mean = mean.clamp_min(1e-30).sqrt()
+                parts[name] = c.weight_virtual * mean
                 if c.hard_share > 0:
                     count = max(1, round(c.hard_share * squares.numel()))
                     hardest = squares.flatten().topk(count).values
                     parts[f"hard {name}"] = c.weight_virtual * hardest.mean()[None]
-        if "u" in batch and c.weight_labels > 0:
-            share = batch.get("labelled", a.new_ones(len(a)))
-            parts["labels"] = c.weight_labels * share * self._label(beta, batch["u"])
+        for name in self.problem.observables:
+            if name in batch and c.weight_labels > 0:
+                every = batch.get("labelled", like.new_ones(len(like)))
+                share = batch.get(f"labelled {name}", every)
+                part = "labels" if name == "u" else f"labels {name}"
+                off = self._label(beta, name, batch[name], share, batch.get("x"))
+                parts[part] = c.weight_labels * share * off
         if c.bayes:
             assert self.prior is not None
             entropy = c.latent * self.log_sigma
@@ -236,14 +323,40 @@ class DGNO(nn.Module):
         total = torch.stack(list(means.values())).sum()
         return {"loss": total} | {k: v.detach() for k, v in means.items()}
 
-    def _label(self, beta: Tensor, u: Tensor) -> Tensor:
+    def _input(self, batch: Mapping[str, Tensor]) -> Tensor | Scattered:
+        if "at" not in batch:
+            return batch["a"]
+        mask = batch.get("mask")
+        return Scattered(batch["at"], batch["a"], None if mask is None else mask.bool())
+
+    def _thinned(self, a: Tensor | Scattered, generator: torch.Generator | None) -> Any:
+        """What the encoder sees of an input in training."""
+        if self.config.thin == 1 or self.config.encoder == "grid" or not self.training:
+            return a
+        place = "cpu" if generator is None else generator.device
+        share = float(torch.rand((), generator=generator, device=place))
+        share = self.config.thin + (1 - self.config.thin) * share
+        return self.problem.known(a).thin(share, generator)
+
+    def _label(self, beta: Tensor, name: str, u: Tensor, share: Tensor, x: Tensor | None) -> Tensor:
         """−log p(u|β) per label, (B,)."""
-        found = self.problem.solution(self.decode(beta), self.problem.points(u)).flatten(1)
-        off = (found - u.flatten(1)).square().mean(1)
-        ratio = off / u.flatten(1).square().mean(1)
+        at = self.problem.points(u) if x is None else x
+        found = self.problem.observe(name, self.decode(beta), at)
+        if u.numel() != found.numel() or len(u) != len(found):
+            expected = f'labels "{name}" {tuple(found.shape)}'
+            raise InputError(message("DGNO.loss", expected, u, 'Give "x" with labels elsewhere'))
+        truth = torch.where(share[:, None] > 0, u.flatten(1), 1.0)
+        squares = (found.flatten(1) - truth).square()
+        size = truth.square().mean(1)
         if not self.config.bayes:
-            return ratio
-        return 0.5 * ratio / (2 * self.log_label).exp() + self.log_label
+            return squares.mean(1) / size
+        if self.config.label_spread == "one":
+            return 0.5 * (squares.mean(1) / size) / (2 * self.log_label).exp() + self.log_label
+        level = self.log_nodes[name].flatten()
+        if x is not None:
+            fix = 'Leave "x" out, or take label_spread="one"'
+            raise InputError(message("DGNO.loss", "labels at the problem's points", "x", fix))
+        return (0.5 * squares / size[:, None] / (2 * level).exp() + level).mean(1)
 
     def decode(self, beta: Tensor) -> Decode:
         """Fields of codes as a function of points, as `Problem` asks for them."""

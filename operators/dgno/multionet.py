@@ -10,8 +10,8 @@ from .jets import ACTIVATIONS, activate, jet_rows
 
 __all__ = ["KINDS", "MultiONet"]
 
-KINDS = ("multi", "deep")
-"""Sums over the last ℓ layers, or the last layer alone as in DeepONet."""
+KINDS = ("multi", "deep", "entries")
+"""Sums over the last ℓ layers; the last layer alone as in DeepONet; sums over the entries of the code."""
 
 
 class MultiONet(nn.Module):
@@ -19,10 +19,15 @@ class MultiONet(nn.Module):
 
         "multi"   G(β)(x) = (1/ℓ) Σ_k w_k ⟨b_k(β), t_k(x)⟩ + c     k over the last ℓ layers
         "deep"    G(β)(x) = ⟨b_n(β), t_n(x)⟩ + c                   DeepONet; the last branch layer linear
+        "entries" G_o(β)(x) = Σ_e M_oe (1/ℓ) Σ_k ⟨b_k(β_e), t_k(x)⟩ + c_o     one branch R → R^width for
+                                                                   all entries e and outputs o
 
     Trunk t and branches b are perceptrons of `depth` layers, the trunk with an activation after every
-    layer. Several outputs share the trunk and have a branch each. w and c start at 0, as published:
-    the field starts at 0 and at first only w and c learn. Points shared by all codes cost one pass
+    layer. Several outputs share the trunk and have a branch each; of "entries" (published as `_X`) they
+    share both and differ in M and c, the last linear layer. As that layer and the products are linear,
+    entries are summed before they meet the trunk: points cost what they cost elsewhere. w and c start at
+    0, as published: the field starts at 0 and at first only w and c learn; M, and c of "entries", start
+    as torch's linear layers do. Points shared by all codes cost one pass
     through the trunk, with derivatives carried forward (`jets`), and one product of matrices.
 
     Args:
@@ -34,7 +39,7 @@ class MultiONet(nn.Module):
         outputs: C, fields.
         kind: see above.
         trunk, branch: activations, out of `ACTIVATIONS`.
-        weight: first value of w.
+        weight: first value of w; "entries" has none.
         scale: fixed factor of all fields: their size, in their unit.
         generator: of the first weights (torch's default for linear layers); default torch's own.
 
@@ -71,15 +76,20 @@ class MultiONet(nn.Module):
             got = f"width {width}, depth {depth}, sum_layers {layers}"
             raise InputError(message(where, expected, got, "Correct them"))
         self.dim, self.latent, self.outputs, self.kind = dim, latent, outputs, kind
-        self.layers = layers if kind == "multi" else 1
+        self.layers = 1 if kind == "deep" else layers
         self.names, self.scale = (trunk, branch), scale
         self.trunk = _linears([dim] + depth * [width], generator)
+        entries = kind == "entries"
         self.branches = nn.ModuleList(
-            _linears([latent] + depth * [width], generator) for _ in range(outputs)
+            _linears([1 if entries else latent] + depth * [width], generator)
+            for _ in range(1 if entries else outputs)
         )
         if kind == "multi":
             self.weights = nn.Parameter(torch.full((outputs, layers), float(weight)))
         self.constant = nn.Parameter(torch.zeros(outputs))
+        if entries:
+            last = _linears([latent, outputs], generator)[0]
+            self.mix, self.constant = nn.Parameter(last.weight.detach()), last.bias
 
     def features(self, x: Tensor, order: int = 0) -> Tensor:
         """Trunk at points (..., D) with its derivatives, (S, ..., ℓ·width)."""
@@ -107,12 +117,15 @@ class MultiONet(nn.Module):
         """What multiplies the features, (B, dβ) → (B, C, ℓ·width); scale and w included."""
         sets = []
         for c, branch in enumerate(self.branches):
-            y, kept = beta, []
+            y, kept = beta[..., None] if self.kind == "entries" else beta, []
             for k, layer in enumerate(branch):
                 y = layer(y)
-                if self.kind == "multi" or k + 1 < len(branch):
+                if self.kind != "deep" or k + 1 < len(branch):
                     y = ACTIVATIONS[self.names[1]](y, 0)[0]
                 kept.append(y)
+            if self.kind == "entries":
+                tokens = torch.cat(kept[-self.layers :], -1)  # (B, dβ, ℓ·width)
+                return (self.mix * (self.scale / self.layers)) @ tokens
             if self.kind == "multi":
                 w = self.weights[c] * (self.scale / self.layers)
                 kept = [v * w[k] for k, v in enumerate(kept[-self.layers :])]

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...sim.core.errors import InputError, message
 from ...sim.grid.pdes import Grid
+from .scattered import Scattered, resized
 
 __all__ = ["Decode", "FieldSpec", "Problem"]
 
@@ -59,13 +61,30 @@ class Problem:
         Args:
             decode: fields of a batch of codes.
             where: what `sample` gave.
-            a: input fields (B, 1, *cells); None takes the decoded ones.
+            a: input fields (B, 1, *cells), with any number of cells; None takes the decoded ones.
         """
         raise NotImplementedError
 
-    def misfit(self, decode: Decode, a: Tensor) -> Tensor:
-        """−log p(a|β) per cell up to constants, (B,)."""
+    def misfit(self, decode: Decode, a: Tensor | Scattered) -> Tensor:
+        """−log p(a|β) per cell or point up to constants, (B,)."""
         raise NotImplementedError
+
+    def known(self, a: Tensor | Scattered) -> Scattered:
+        """Points and values of an input: its own, or the centres of its cells."""
+        return a.filled() if isinstance(a, Scattered) else Scattered.of(a, self.grid)
+
+    def grid_of(self, a: Tensor) -> Grid:
+        """Grid of a field (B, 1, *cells) that fills this problem's box."""
+        return resized(a, self.grid)
+
+    def binary(self) -> Problem:
+        """The same problem with a decoded input of its two phases alone, for `Posterior(binary=True)`.
+
+        Raises:
+            InputError: the input has no two phases.
+        """
+        name = type(self).__name__
+        raise InputError(message(name, "an input of two phases", "another", "Take binary=False"))
 
     def inputs(self, decode: Decode, x: Tensor) -> Tensor:
         """Decoded input field at points of its own domain, (n, axes of the grid) → (B, n)."""
@@ -78,4 +97,24 @@ class Problem:
     def solution(self, decode: Decode, x: Tensor) -> Tensor:
         """What sensors and labels see of the solution at points, (B, C, n)."""
         name = next(iter(self.fields))
+        return decode(x, 0, (name,))[name][0]
+
+    @property
+    def observables(self) -> tuple[str, ...]:
+        """What labels and sensors may see: "u", the solution, and other fields by name."""
+        return ("u", *(name for name in list(self.fields)[1:] if name not in ("u", "a")))
+
+    def observe(self, name: str, decode: Decode, x: Tensor) -> Tensor:
+        """An observable at points, (B, C, n).
+
+        Raises:
+            InputError: an unknown name.
+        """
+        if name == "u":
+            return self.solution(decode, x)
+        if name not in self.observables:
+            expected = f"one of {self.observables}"
+            raise InputError(
+                message(f"{type(self).__name__}.observe", expected, name, "Choose one")
+            )
         return decode(x, 0, (name,))[name][0]

@@ -12,6 +12,7 @@ from ...sim.core.errors import InputError, message
 from ...sim.grid.pdes import Grid
 from .csrbf import Particles, TestFunctions
 from .problem import Decode, FieldSpec, Problem
+from .scattered import Scattered
 
 __all__ = ["StokesCylinder", "StokesPoints", "inflows"]
 
@@ -57,6 +58,7 @@ class StokesCylinder(Problem):
         points: m of `TestFunctions`.
         support: R [m], a number or an interval.
         weight_walls: of the squared speeds on walls.
+        test, corrected, ends: see `TestFunctions`; test is its `kind`.
 
     Raises:
         InputError: a disc that does not lie inside.
@@ -77,6 +79,9 @@ class StokesCylinder(Problem):
         points: int = 4,
         support: float | tuple[float, float] = 1e-2,
         weight_walls: float = 10.0,
+        test: str = "wendland",
+        corrected: bool = True,
+        ends: bool = False,
     ) -> None:
         gap = min(centre[0], 2 - centre[0], centre[1], 1 - centre[1]) - radius
         if not (radius > 0 and gap > 0):
@@ -85,7 +90,7 @@ class StokesCylinder(Problem):
         self.grid = Grid(cells, 1.0, "dirichlet")
         self.viscosity, self.centre, self.radius, self.speed = viscosity, centre, radius, speed
         self.count, self.support, self.weight_walls = count, support, weight_walls
-        self.tests = TestFunctions(2, points)
+        self.tests = TestFunctions(2, points, corrected, ends, test)
         self.stress = 12 * viscosity * speed
         """Unit of stress [Pa]: drop of pressure over one metre of the empty channel."""
         self.fields = {
@@ -138,11 +143,12 @@ class StokesCylinder(Problem):
             "outlet": normal / self.stress,
         }
 
-    def misfit(self, decode: Decode, a: Tensor) -> Tensor:
-        y = self.grid.points(a)
+    def misfit(self, decode: Decode, a: Tensor | Scattered) -> Tensor:
+        known = self.known(a)
+        y = known.x
         v = self.solution(decode, torch.cat([torch.zeros_like(y), y], -1))
-        off = torch.stack([v[:, 0] - a[:, 0], v[:, 1]]).square().sum(0).mean(-1)
-        return self.weight_walls * off / self.speed**2
+        off = torch.stack([v[:, 0] - known.value, v[:, 1]]).square().sum(0)
+        return self.weight_walls * known.average(off) / self.speed**2
 
     def inputs(self, decode: Decode, x: Tensor) -> Tensor:
         return self.solution(decode, torch.cat([torch.zeros_like(x), x], -1))[:, 0]
@@ -156,6 +162,11 @@ class StokesCylinder(Problem):
         """Velocity, (B, 2, n)."""
         psi = decode(x, 1, ("psi",))["psi"][:, :, 0]
         return torch.stack([psi[2], -psi[1]], 1)
+
+    @property
+    def observables(self) -> tuple[str, ...]:
+        """Velocity "u" (2), pressure "p" (1), stresses "s" (s11, s22, s12)."""
+        return ("u", "p", "s")
 
     def pressure(self, decode: Decode, x: Tensor) -> Tensor:
         """p, (B, n) [Pa]."""

@@ -85,6 +85,32 @@ class StokesReference:
         v = 0.5 * (fields["v"][:, :, 1:] + fields["v"][:, :, :-1])
         return torch.from_numpy(np.stack([u, v], 1)), torch.from_numpy(fields["p"])
 
+    def stresses(self, v: Tensor, p: Tensor) -> Tensor:
+        """(s11, s22, s12) of what `solve` gave, (S, 3, *cells) [Pa], by central differences.
+
+        At channel walls the velocity is mirrored with its sign turned, at inlet and outlet differences
+        are one-sided. Within a cell and a half of the disc differences reach into it: take `clear` cells.
+
+        Args:
+            v, p: (S, 2, *cells), (S, *cells).
+
+        Source: σ = −p I + μ (∇v + ∇vᵀ), second order.
+        """
+        dx = torch.gradient(v, spacing=self.h, dim=2, edge_order=2)[0]
+        tall = torch.cat([-v[..., :1], v, -v[..., -1:]], -1)
+        dy = (tall[..., 2:] - tall[..., :-2]) / (2 * self.h)
+        mu = self.problem.viscosity
+        rows = [2 * mu * dx[:, 0] - p, 2 * mu * dy[:, 1] - p, mu * (dy[:, 0] + dx[:, 1])]
+        return torch.stack(rows, 1)
+
+    def clear(self, cells: float = 1.5) -> tuple[Tensor, Tensor]:
+        """Points (n, 2) at least so many cells away from the disc, float64, and which cells they are of,
+        (*cells) bool: fields[..., which] has their values."""
+        i, j = np.meshgrid(*(np.arange(n) for n in self.shapes["p"]), indexing="ij")
+        which = torch.from_numpy(self._distance("p") >= cells * self.h)
+        x = torch.from_numpy(np.stack(self._place("p", i, j), -1))
+        return x[which], which
+
     def _place(self, name: str, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         a, b = self.starts[name]
         return (i + a) * self.h, (j + b) * self.h
