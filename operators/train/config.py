@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ...sim.core.errors import InputError, message
+from .soap import Soap
 
 __all__ = ["TrainerConfig", "TrainerHistory"]
 
-Optimizer = Literal["adam", "adamw", "adamax"]
+Optimizer = Literal["adam", "adamw", "adamax", "soap"]
 Schedule = Literal["constant", "cosine", "exponential"]
 Precision = Literal["float32", "bf16", "fp16"]
 
@@ -28,6 +29,7 @@ OPTIMIZERS: dict[str, Any] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "adamax": torch.optim.Adamax,
+    "soap": Soap,
 }
 
 
@@ -55,7 +57,7 @@ class TrainerConfig:
     """Stop after this much training time [s]; validation and checkpoints do not count."""
 
     optimizer: Optimizer = "adam"
-    """adam, adamw (decoupled weight decay) or adamax."""
+    """adam, adamw (decoupled weight decay), adamax, or soap: see `Soap`, pays on residuals of PDEs."""
     lr: float = 1e-3
     """Learning rate."""
     lr_groups: Mapping[str, float] = dataclasses.field(default_factory=dict)
