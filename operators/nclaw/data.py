@@ -9,14 +9,14 @@ Source: Ma et al. 2023 (NCLaw), §4 and released configurations.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...sim.core.backend import one_thread
 from ...sim.core.errors import InputError
 from ...sim.core.laws import JELLY, PLASTICINE, SAND, WATER, Law
 from ...sim.core.rollout import rollout
@@ -206,21 +206,6 @@ def random_throw(material: str, seed: int) -> ReferenceScene:
     return nclaw_scene(
         material, velocity=tuple((speed * d / d.norm()).tolist()), angular=tuple(w.tolist())
     )
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch's CPU operations on one thread inside the block.
-
-    A thousand particles are too little work for two, and on a machine that is busy otherwise the
-    waiting of the second thread costs ten times the work.
-    """
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(count)
 
 
 @torch.no_grad()

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...sim.core.backend import one_thread
 from ...sim.core.errors import InputError, StabilityError, StateError
 from ...sim.core.laws import Law
 from ...sim.core.laws.decompositions import log_frame, polar_rotation, stretch_by
-from .data import Trajectory, one_thread
+from .data import Trajectory
 from .train import segment_loss
 
 __all__ = [

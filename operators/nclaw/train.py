@@ -19,8 +19,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ...sim.core.backend import one_thread
 from ...sim.core.errors import InputError, StateError
-from .data import Trajectory, one_thread
+from .data import Trajectory
 
 __all__ = ["TrainConfig", "TrainHistory", "horizon_at", "segment_loss", "train"]
 
@@ -172,7 +173,7 @@ def train(
 ) -> TrainHistory:
     """Fit the networks of the solver's law to a motion; the modules are changed in place.
 
-    During an update torch works on one thread, see `data.one_thread`.
+    During an update torch works on one thread, see `one_thread`.
 
     Args:
         solver: a solver with one group whose law holds modules, as `neural_law` makes it, and one

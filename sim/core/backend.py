@@ -16,7 +16,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -25,7 +25,7 @@ import torch
 
 from .errors import InputError
 
-__all__ = ["CPU_THREADS", "Workers", "Command", "as_array", "real_type", "warp", "taichi"]
+__all__ = ["CPU_THREADS", "Workers", "Command", "as_array", "one_thread", "real_type", "warp", "taichi"]
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +125,21 @@ class _silence_missing_driver:
         if self._saved is not None:
             os.dup2(self._saved, 2)
             os.close(self._saved)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch's CPU operations on one thread inside the block.
+
+    Some thousand numbers are too little work for two, and on a machine that is busy otherwise the
+    waiting of the second thread costs ten times the work.
+    """
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 def real_type(dtype: torch.dtype) -> Any:

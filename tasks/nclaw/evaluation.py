@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...operators.nclaw.data import one_thread
+from ...sim.core.backend import one_thread
 from ...sim.core.errors import InputError, StabilityError, StateError
 from ...sim.core.laws import Law
 from ...sim.core.rollout import rollout

@@ -25,8 +25,8 @@ import torch
 
 from ...operators.data import KINDS, ParticleWindows
 from ...operators.nclaw import ReferenceScene, random_throw
-from ...operators.nclaw.data import one_thread
 from ...sim import mpm
+from ...sim.core.backend import one_thread
 from ...sim.core.errors import StateError
 from ...sim.core.sampling import sample_shape
 from ...sim.core.shapes import Box, Capsule, Cylinder, Shape, Sphere, Torus

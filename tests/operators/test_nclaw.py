@@ -41,15 +41,6 @@ def networks(seed: int = 0, **options):
     return NeuralElastic(generator=generator, **options), NeuralPlastic(generator=generator)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors here are too small for two, and waiting for the second slows a busy machine."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
-
-
 @pytest.fixture(scope="module")
 def small():
     """A coarse jelly block that soon touches the floor: scene and 60 true steps."""

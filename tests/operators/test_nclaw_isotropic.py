@@ -37,15 +37,6 @@ from rheograd.sim.core.laws.decompositions import log_frame
 F64 = torch.float64
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors here are too small for two."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
-
-
 def made(kind: str) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(5)
     return {

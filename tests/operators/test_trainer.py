@@ -22,14 +22,6 @@ FULL = TrainerConfig(
 """Everything at once; 46 batches of 7 per epoch, so checkpoints fall inside epochs."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
-
-
 def run(folder=None, config=FULL, on_update=None, model=None, validate=None, source=None):
     model = model or network()
     validate = data(3, seed=9) if validate is None else validate

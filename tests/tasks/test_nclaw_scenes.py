@@ -36,15 +36,6 @@ from rheograd.tasks.nclaw import (
 NAMES = [name for name in SCENES if name != "mesh"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Scenes here are too small for two."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_bodies_stand_apart_inside_the_walls(name):
     scene = make_scene(name, "jelly", "nano")
