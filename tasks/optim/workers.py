@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...sim.core.errors import ConvergenceError, InputError, StabilityError, StateError
 from ..core import Task
+from ..processes import end_with_parent
 from .base import distances
 
 __all__ = ["evaluate", "evaluate_remotely", "pack_task", "process_pool"]
@@ -130,12 +131,4 @@ def process_pool(jobs: int) -> Executor:
 def _begin(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-
-    def follow() -> None:
-        # A parent that is killed cannot say so; its children must not stay.
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from ...sim.core.errors import RheogradError
+from ..processes import end_with_parent
 
 __all__ = ["run_jobs"]
 
@@ -95,15 +95,7 @@ _shared: tuple[Any, Any] = (None, None)
 def _begin(units: Any, stop: Any) -> None:
     global _shared
     _shared = (units, stop)
-
-    def follow() -> None:
-        # A parent that is killed cannot say so; its children must not stay.
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent()
 
 
 def _work(work: Callable[[Any, Advance], Any], job: Any) -> Any:
