@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...sim.core.errors import InputError, StateError, message
+from ..train.annealing import annealed
 from .graphs import Graphs, collate
 
 __all__ = ["relative_error", "train"]
@@ -52,18 +53,10 @@ def train(
     like = next(model.parameters())
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-5)
-    losses, began = list[float](), clock()
-    for update in range(updates):
-        done = update / updates
-        if seconds is not None:
-            done = max(done, (clock() - began) / seconds)
-        if done >= 1:
-            break
+    losses = list[float]()
+    for update in annealed(optimizer, updates, seconds, clock):
         if update % keep == 0:
             graphs = collate([draw(generator) for _ in range(batch)]).to(like)
-        optimizer.param_groups[0]["lr"] = lr * float(
-            0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * done))
-        )
         optimizer.zero_grad()
         loss = (model(graphs) - graphs.y).square().mean()
         loss.backward()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 from ...sim.grid.poisson import PoissonProblem
+from ..train.annealing import annealed
 from .data import DOMAINS, Geometry, Replay, SpectralSampler, make_geometry, random_domain
 from .losses import alignment_loss, energy_loss, one_step_loss, unrolled_loss
 from .networks import DirectionNet
@@ -104,14 +105,7 @@ def train_direction(
     replay, losses = Replay(), []
     start = time.process_time()
     net.train()
-    for update in range(recipe.steps):
-        spent = update / recipe.steps
-        if recipe.seconds is not None:
-            spent = max(spent, (time.process_time() - start) / recipe.seconds)
-        if spent >= 1:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * spent)).item())
+    for update in annealed(optimizer, recipe.steps, recipe.seconds):
         draw = float(torch.rand((), generator=generator))
         if replay.items and draw < recipe.replay:
             geometry, r = replay.draw(generator)

@@ -21,6 +21,7 @@ from ...sim.core.backend import one_thread
 from ...sim.core.errors import InputError, StabilityError, StateError
 from ...sim.core.laws import Law
 from ...sim.core.laws.decompositions import log_frame, polar_rotation, stretch_by
+from ..train.annealing import annealed
 from .data import Trajectory
 from .train import segment_loss
 
@@ -251,8 +252,7 @@ def train_labeled(
     betas = (0.9, 0.99) if amplify > 0 else (0.9, 0.999)
     optimizer = torch.optim.Adam(modules.parameters(), lr=lr, betas=betas)
     history = LabeledHistory()
-    for update in range(updates):
-        optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * update / updates))
+    for _ in annealed(optimizer, updates):
         pick = torch.randint(0, F.shape[0], (batch,), generator=generator).to(F.device)
         both = torch.where(torch.arange(batch, device=F.device) % 2 == 0, pick, pick + F.shape[0])
         stress = (elastic(strains[both]) - tau[both]).square().mean() / stress_size

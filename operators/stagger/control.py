@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError, message
+from ..train.annealing import annealed
 from .solver import StaggerSolver
 
 __all__ = ["FittedForcing", "fit_forcing", "fourier_waves", "shedding_frequency"]
@@ -80,8 +81,7 @@ def fit_forcing(
     for p in frozen:  # gradients of weights would cost as much as those of amplitudes
         p.requires_grad_(False)
     try:
-        for update in range(updates):
-            optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * update / updates))
+        for _ in annealed(optimizer, updates):
             forcing = torch.tensordot(c, waves, 1)[None]
             last = solver.rollout(start, steps, forcing, level)[:, -1]
             if last.shape != target.shape:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError, StateError, message
+from ..train.annealing import annealed
 from .pool import EnvPool
 from .residuals import PhysicsResidual, log_mean
 from .solver import StaggerSolver
@@ -87,14 +88,7 @@ def train_physics(
     solver.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        for update in range(recipe.updates):
-            spent = update / recipe.updates
-            if recipe.seconds is not None:
-                spent = max(spent, (time.process_time() - start) / recipe.seconds)
-            if spent >= 1:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * 0.5 * (1 + math.cos(math.pi * spent))
+        for update in annealed(optimizer, recipe.updates, recipe.seconds):
             drawn = pool.draw(recipe.batch)
             loss, frames = _loss(solver, residual, drawn.window, drawn.context, recipe.calls)
             losses.append(float(loss.detach().mean()))
