@@ -88,8 +88,9 @@ class StokesReference:
     def stresses(self, v: Tensor, p: Tensor) -> Tensor:
         """(s11, s22, s12) of what `solve` gave, (S, 3, *cells) [Pa], by central differences.
 
-        At channel walls the velocity is mirrored with its sign turned, at inlet and outlet differences
-        are one-sided. Within a cell and a half of the disc differences reach into it: take `clear` cells.
+        At channel walls a parabola through the wall and two cells is differentiated, at inlet and outlet
+        differences are one-sided. Within a cell and a half of the disc differences reach into it: take
+        `clear` cells.
 
         Args:
             v, p: (S, 2, *cells), (S, *cells).
@@ -97,7 +98,9 @@ class StokesReference:
         Source: σ = −p I + μ (∇v + ∇vᵀ), second order.
         """
         dx = torch.gradient(v, spacing=self.h, dim=2, edge_order=2)[0]
-        tall = torch.cat([-v[..., :1], v, -v[..., -1:]], -1)
+        below = v[..., 1:2] / 3 - 2 * v[..., :1]
+        above = v[..., -2:-1] / 3 - 2 * v[..., -1:]
+        tall = torch.cat([below, v, above], -1)
         dy = (tall[..., 2:] - tall[..., :-2]) / (2 * self.h)
         mu = self.problem.viscosity
         rows = [2 * mu * dx[:, 0] - p, 2 * mu * dy[:, 1] - p, mu * (dy[:, 0] + dx[:, 1])]

@@ -12,11 +12,15 @@ from rheograd.operators.dgno import (
     NormalPrior,
     Observation,
     Posterior,
+    Target,
     coverage,
+    cross_correlation,
     darcy_inputs,
     hamiltonian,
+    logistic_phases,
     nuts,
     predict,
+    r_squared,
     residual_rms,
     sensors,
 )
@@ -110,6 +114,89 @@ def test_posterior_gradient_and_jacobian(generator):
     best, flat = post.slope(found)
     assert bool((best < energy).all())
     assert bool((flat.norm(dim=1) < 0.05 * slope.norm(dim=1)).all())
+
+
+def test_a_target_is_met_by_the_decoded_input(generator):
+    """Inputs of a given mean permeability, as a design asks for; the Jacobian sees it, too."""
+    problem = Darcy2D((8, 8), "primal", count=6, points=3)
+    model = awake(DGNO(problem, DGNOConfig(**SMALL), generator=generator), generator).double()
+    x = problem.points(torch.zeros((), dtype=torch.float64))
+
+    def mean(decode):
+        return problem.inputs(decode, x).mean(1)
+
+    z = 0.3 * torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    first = mean(model.decode(CubePrior(6).code(z))).detach()
+    wish = float(first.mean()) * 1.2
+    post = Posterior(model, CubePrior(6), [Target(mean, torch.tensor([wish]), 0.001 * wish)])
+    best = post.maximize(z)
+    best = best[post.energy(best).argmin()][None]  # starts may end in other minima
+    found = mean(model.decode(post.prior.code(best))).detach()
+    assert abs(float(found) / wish - 1) < 1e-4 < 0.1 < float((first / wish - 1).abs().min())
+    rho, J = post.jacobian(z)
+    assert torch.allclose((J.mT @ rho[..., None])[..., 0], post.slope(z)[1], atol=1e-8)
+    with pytest.raises(InputError, match="values for the target"):
+        Posterior(model, CubePrior(6), [Target(mean, torch.zeros(2), 1.0)])
+    with pytest.raises(InputError, match="prior of 6"):
+        Posterior(model, CubePrior(5), [Target(mean, torch.zeros(1), 1.0)])
+
+
+def test_binary_phases_straight_through(generator):
+    """Values are those of the phases, slopes those of the chances, also forwards."""
+    problem = Darcy2D((8, 8), "mixed", (5.0, 10.0), count=6, points=3)
+    sharp = problem.binary()
+    raw = torch.randn(40, generator=generator, dtype=torch.float64).requires_grad_()
+    hard, soft = sharp.permeability(raw), problem.permeability(raw)
+    assert set(hard.detach().unique().tolist()) == {5.0, 10.0}
+    assert torch.equal(hard > 7.5, soft > 7.5) and not problem.straight
+    slopes = [torch.autograd.grad(v.sum(), raw)[0] for v in (hard, soft)]
+    assert torch.allclose(*slopes, rtol=0, atol=1e-12)
+    tangent = torch.func.jvp(sharp.permeability, (raw.detach(),), (torch.ones(40).double(),))[1]
+    assert torch.allclose(tangent, slopes[1], rtol=0, atol=1e-12)
+
+    model = awake(DGNO(problem, DGNOConfig(**SMALL), generator=generator), generator).double()
+    a = darcy_inputs(3, 8, (5.0, 10.0), generator=generator).double()
+    model.fit_scales(a)
+    seen = sensors(problem.points(a), model(a)[0, 0].detach(), 20, 20, generator)
+    rms = [residual_rms(model, a, True, torch.Generator().manual_seed(0), b) for b in (False, True)]
+    assert rms[0] != rms[1]
+    z = 0.3 * torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    post = [
+        Posterior(model, CubePrior(6), [seen], rms[1], None, torch.Generator().manual_seed(1), b)
+        for b in (False, True)
+    ]
+    assert not torch.allclose(post[0].energy(z), post[1].energy(z))
+    assert torch.allclose(post[0].rows(z)[:, :20], post[1].rows(z)[:, :20])  # sensors see u alone
+    rho, J = post[1].jacobian(z)
+    energy, slope = post[1].slope(z)
+    assert torch.allclose((J.mT @ rho[..., None])[..., 0], slope, atol=1e-8)
+    assert bool((post[1].energy(post[1].maximize(z, 3)) < energy).all())
+    chains = hamiltonian(post[1].slope, z, 5, 3, step=0.05, generator=generator)
+    assert bool(chains.z.isfinite().all())
+    smooth = Darcy2D((8, 8), "primal")
+    with pytest.raises(InputError, match="two phases"):
+        Posterior(DGNO(smooth, DGNOConfig(**SMALL)), CubePrior(6), [seen], binary=True)
+
+
+def test_metrics_of_fields(generator):
+    truth = torch.rand(5, 1, 30, generator=generator, dtype=torch.float64) + 1
+    assert torch.allclose(cross_correlation(3 * truth, truth), torch.ones(5).double())
+    a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])
+    assert float(cross_correlation(a, b)) == pytest.approx(0.5**0.5)
+    assert float(r_squared(truth, truth)) == 1.0
+    assert float(r_squared(truth.mean(0, keepdim=True).expand(5, -1, -1), truth)) == pytest.approx(
+        0
+    )
+    chance = torch.tensor([0.01, 0.5, 0.99]).expand(4000, 3)
+    drawn = logistic_phases(chance, (5.0, 10.0), 25, generator)
+    assert drawn.min() >= 5 and drawn.max() <= 10
+    assert torch.allclose(drawn.mean(0), torch.tensor([5.05, 7.5, 9.95]), atol=0.05)
+    spread = torch.logit((drawn[:, 1] - 5) / 5).std()
+    assert float(spread) == pytest.approx(1.814 / 5, rel=0.05)
+    with pytest.raises(InputError, match="one size"):
+        cross_correlation(a, truth)
+    with pytest.raises(InputError, match="two samples"):
+        r_squared(a, b)
 
 
 def test_predictions_spread_by_code_and_by_error(generator):
