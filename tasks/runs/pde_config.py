@@ -8,8 +8,9 @@ from typing import Literal
 __all__ = ["PdeConfig", "PdeName"]
 
 PdeName = Literal[
-    "pde/burgers", "pde/burgers-walls", "pde/darcy", "pde/darcy-smooth", "pde/diffusion-sorption",
-    "pde/heat", "pde/navier-stokes-2d", "pde/navier-stokes-3d", "pde/reaction-diffusion",
+    "pde/burgers", "pde/burgers-walls", "pde/cylinder", "pde/darcy", "pde/darcy-smooth",
+    "pde/diffusion-sorption", "pde/heat", "pde/navier-stokes-2d", "pde/navier-stokes-3d", "pde/poisson",
+    "pde/reaction-diffusion", "pde/smoke", "pde/smoke-3d",
 ]  # fmt: skip
 
 
@@ -26,7 +27,7 @@ class PdeConfig:
     seed: int = 0
     """Seed of the first input; trajectory k has seed + k."""
     grid: int | None = None
-    """Cells per axis."""
+    """Cells per axis; of pde/cylinder along x."""
     frames: int | None = None
     """Stored frames, the initial one among them."""
     frame_steps: int | None = None
@@ -34,7 +35,7 @@ class PdeConfig:
     dt: float | None = None
     """Step [s]."""
     parameters: tuple[str, ...] = ()
-    """PDE: parameters as name=value, such as viscosity=1e-4."""
+    """PDE: parameters as name=value, such as viscosity=1e-4 or top=wall."""
     shard: int = 50
     """PDE: solutions per file, computed together."""
     precision: Literal["float32", "float64"] = "float32"

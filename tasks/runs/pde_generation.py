@@ -19,17 +19,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import torch
 
 from ...operators.nclaw.data import one_thread
 from ...sim.core.errors import RheogradError
-from ...sim.grid.pdes import Darcy, Side
 from ...sim.io import FieldFile, write_fields, write_whole
 from .configs import UsageError, from_dict, merge, to_dict
 from .devices import require_device
 from .folder import Interrupted, RunFolder
 from .pde_config import PdeConfig
 from .pde_sets import SETS, PdeSet
+from .pde_solutions import coordinates, sides, solve, try_first
 
 __all__ = ["check", "generate", "nano", "problem_of", "resume_generation"]
 
@@ -42,7 +43,8 @@ def nano(dataset: str) -> dict[str, Any]:
     few = min(own.frames, 4)
     steps = {"frames": few, "frame_steps": min(own.frame_steps, 5)}
     sizes = {"trajectories": 5, "validation": 2, "shard": 2, "grid": own.nano, "workers": 1}
-    return sizes | (steps if own.frames > 1 else {})
+    brief = {"parameters": own.brief} if own.brief else {}
+    return sizes | (steps if own.frames > 1 else {}) | brief
 
 
 def problem_of(config: PdeConfig) -> tuple[Any, PdeSet]:
@@ -56,15 +58,19 @@ def problem_of(config: PdeConfig) -> tuple[Any, PdeSet]:
             f"{given}. Leave them out."
         )
     own = dataclasses.replace(own, **given, cells=config.grid or own.cells)
-    parameters = {}
+    parameters: dict[str, float | str] = {}
     for pair in config.parameters:
         name, _, value = pair.partition("=")
+        if name in own.words and value:
+            parameters[name] = value
+            continue
         try:
             parameters[name] = float(value)
         except ValueError:
+            words = f", or a word for {' or '.join(own.words)}" if own.words else ""
             raise UsageError(
-                f"--parameters: name=value with a number, such as viscosity=1e-4; got {pair!r}. "
-                "Correct it."
+                f"--parameters: name=value with a number, such as viscosity=1e-4{words}; got "
+                f"{pair!r}. Correct it."
             ) from None
     try:
         pde = own.pde(own.grid(own.cells), own.dt, parameters)
@@ -95,11 +101,7 @@ def check(config: PdeConfig) -> None:
         raise UsageError(f"generate: seed ≥ 0; got {config.seed}. Correct it.")
     require_device("generate", config.device)
     pde, own = problem_of(config)
-    u = _inputs(config, pde, own, [0])
-    if isinstance(pde, Darcy):
-        pde.spread(None, u)
-    else:
-        pde.step(pde.initial_state(u))
+    try_first(pde, own, config.seed, _like(config))
 
 
 def generate(
@@ -131,7 +133,7 @@ def generate(
 
     def report(frames: int) -> None:
         if on_frame is not None:
-            on_frame(min(before + frames * config.shard, total), total)
+            on_frame(min(before + frames, total), total)
 
     cores = os.cpu_count() or 1 if config.device == "cpu" else 1
     try:
@@ -191,12 +193,6 @@ def _shards(config: PdeConfig) -> list[tuple[str, list[int]]]:
     return out
 
 
-def _inputs(config: PdeConfig, pde: Any, own: PdeSet, indices: Sequence[int]) -> torch.Tensor:
-    seeds = [torch.Generator().manual_seed(config.seed + k) for k in indices]
-    u = torch.cat([own.sample(pde.grid, generator) for generator in seeds])
-    return u.to(dtype=getattr(torch, config.precision), device=config.device)
-
-
 @torch.no_grad()
 def _compute(
     config: PdeConfig, folder: Path, job: tuple[str, list[int]], advance: Callable[[], None]
@@ -204,49 +200,38 @@ def _compute(
     """One file."""
     began, (name, indices) = time.perf_counter(), job
     pde, own = problem_of(config)
-    u, grid = _inputs(config, pde, own, indices), pde.grid
-    constant, frames = {}, []
+    seeds = [config.seed + k for k in indices]
+
+    def more(frames: int) -> None:
+        for _ in range(frames):
+            advance()
+
     try:
         with one_thread():
-            if isinstance(pde, Darcy):
-                constant[own.input] = u
-                frames.append(pde.solve(u).cpu())
-                advance()
-            else:
-                state = pde.initial_state(u)
-                prepared = pde.prepare(None, state)
-                for frame in range(own.frames):
-                    for _ in range(own.frame_steps if frame else 0):
-                        state = pde.step(state, None, prepared)
-                    frames.append(state.u.cpu())
-                    advance()
+            found = solve(pde, own, seeds, _like(config), more)
     except RheogradError as error:
         error.args = (f"{error} This happened in {name}; complete files are in {folder}.",)
         raise
-    stack = torch.stack(frames, 1)
-    vector = len(pde.channels) == grid.dim > 1 and pde.channels[0].endswith("_x")
-    split = {pde.channels[0][:-2]: stack} if vector else {
-        channel: stack[:, :, c : c + 1] for c, channel in enumerate(pde.channels)
-    }  # fmt: skip
-    like = torch.zeros((), dtype=torch.float64)
-    points = grid.points(like)
-    axes = {
-        axis: points.movedim(-1, 0)[a].movedim(a, 0).reshape(n, -1)[:, 0]
-        for a, (axis, n) in enumerate(zip(grid.axes, grid.cells, strict=True))
-    }
+    kinds, whole = sides(pde), folder / name
+    draft = whole.with_suffix(".draft")
     write_fields(
-        folder / name, split, coordinates=axes, constant=constant,
+        draft, found.fields, coordinates=coordinates(pde.grid), constant=found.constant,
         times=[frame * own.frame_steps * own.dt for frame in range(own.frames)],
-        sides={side: _word(wall) for side, wall in grid.walls.items()},
-        scalars={"seed": torch.tensor([config.seed + k for k in indices])},
+        sides={side: condition for side, (_, condition) in kinds.items()},
+        scalars={"seed": torch.tensor(seeds), **found.scalars},
         config=_physics(config, pde, own), dataset_name=config.dataset,
     )  # fmt: skip
+    with h5py.File(draft, "r+") as file:  # write_fields takes every side for a wall
+        for side, (kind, _) in kinds.items():
+            end = "lower" if side[1] == "-" else "upper"
+            file[f"boundary_conditions/{side[0]}_{end}"].attrs["bc_type"] = kind
+    os.replace(draft, whole)
     seconds = time.perf_counter() - began
     return {"file": name, "trajectories": len(indices), "seconds": seconds}
 
 
-def _word(side: Side) -> str:
-    return f"{side.alpha:g} u + {side.beta:g} k du/dn = {side.gamma:g}"
+def _like(config: PdeConfig) -> torch.Tensor:
+    return torch.zeros((), dtype=getattr(torch, config.precision), device=config.device)
 
 
 def _physics(config: PdeConfig, pde: Any, own: PdeSet) -> dict[str, Any]:

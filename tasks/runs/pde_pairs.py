@@ -46,11 +46,14 @@ class FieldMap:
     """Numbers of the PDE, SI units."""
     seeds: tuple[int, ...] = ()
     """First and last seed of the training solutions."""
+    still: tuple[str, ...] = ()
+    """Inputs that do not change in time, such as an obstacle."""
 
     @property
     def repeats(self) -> bool:
-        """Whether what comes out can go in again."""
-        return self.lead > 0 and self.inputs == self.targets and self.past == self.future == 1
+        """Whether what comes out can go in again, with what is still behind it."""
+        again = self.inputs == self.targets + self.still
+        return self.lead > 0 and again and self.past == self.future == 1
 
     def pairs(
         self, fields: FieldSet, trajectories: Iterable[int] | None = None, steps: int = 1
@@ -205,7 +208,8 @@ def choose_map(config: OperatorConfig, source: PdeFolder) -> FieldMap:
         )  # fmt: skip
     return FieldMap(
         inputs=inputs, targets=targets, past=config.past, future=config.future, lead=lead,
-        everywhere=config.lead is not None, frame_time=_frame_time(fields), **about,
+        everywhere=config.lead is not None, frame_time=_frame_time(fields),
+        still=tuple(n for n in inputs if n in still), **about,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Data sets of PDEs by name: equation, parameters, inputs and sizes of the papers that use them.
 
-Source: Li et al. 2021 (FNO); Takamoto et al. 2022 (PDEBench); Zang & Koutsourelakis 2025 (DGenNO).
+Source: Li et al. 2021 (FNO); Takamoto et al. 2022 (PDEBench); Zang & Koutsourelakis 2025 (DGenNO);
+flows past bodies: ours.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from ...sim.grid import pdes
 from ...sim.grid.pdes import GaussianField, Grid
+from .pde_cylinder import CylinderFlow
+from .pde_poisson import Poisson, sample_source
+from .pde_smoke import Smoke
 
 __all__ = ["SETS", "PdeSet"]
 
@@ -27,9 +31,9 @@ class PdeSet:
     grid: Callable[[int], Grid]
     """Box with n cells per axis."""
     pde: Callable[..., Any]
-    """(grid, dt, parameters) -> Evolution, or (grid, parameters) -> Darcy."""
-    sample: Sampler
-    """(grid, generator) -> u₀ or a, (1, C, *cells), float64."""
+    """(grid, dt, parameters) -> Evolution, Darcy, Poisson or Flow, whose own grid counts."""
+    sample: Sampler | None
+    """(grid, generator) -> u₀, a or f, (1, C, *cells), float64; None of a `Flow`, which draws scenes."""
     cells: int
     """Cells per axis."""
     frames: int = 1
@@ -42,6 +46,10 @@ class PdeSet:
     """Name of a of a stationary problem."""
     nano: int = 16
     """Cells per axis of the nano size; a multiple of what the inputs resolve."""
+    words: tuple[str, ...] = ("scheme",)
+    """Parameters that are words, not numbers."""
+    brief: tuple[str, ...] = ()
+    """Parameters of the nano size."""
 
 
 def _forced(grid: Grid, dt: float, parameters: dict) -> Any:
@@ -93,6 +101,14 @@ def _with(kind: Callable[..., Any], **own: Any) -> Callable[..., Any]:
     return lambda grid, dt, parameters: kind(grid, dt, **own | parameters)
 
 
+def _flow(kind: Callable[..., Any], **own: Any) -> Callable[..., Any]:
+    return lambda grid, dt, parameters: kind(grid.cells[0], dt, **own | parameters)
+
+
+def _poisson(grid: Grid, dt: float, parameters: dict) -> Any:
+    return Poisson(grid.cells[0], **parameters)
+
+
 def _darcy(grid: Grid, dt: float, parameters: dict) -> Any:
     return pdes.Darcy(grid, **parameters)
 
@@ -105,13 +121,18 @@ SETS: dict[str, PdeSet] = {
     "pde/burgers-walls": PdeSet(
         lambda n: Grid(n, 2.0, "dirichlet", -1.0),
         _with(pdes.BurgersFV, viscosity=0.1 / torch.pi), _of(2.0, 2.0, None, "dirichlet"),
-        128, 101, 1, 0.01,
+        128, 101, 1, 0.01, words=("flux", "scheme"),
+    ),
+    "pde/cylinder": PdeSet(
+        lambda n: Grid((n, n)), _flow(CylinderFlow), None, 96, 41, 2, 0.04, brief=("settle=0.2",),
     ),
     "pde/darcy": PdeSet(
         lambda n: Grid((n, n), sides="dirichlet"), _darcy, _phases, 64, input="permeability",
+        words=("method",),
     ),
     "pde/darcy-smooth": PdeSet(
         lambda n: Grid((n, n), sides="dirichlet"), _darcy, _smooth, 64, input="permeability",
+        words=("method",),
     ),
     "pde/diffusion-sorption": PdeSet(
         lambda n: Grid(n, sides=pdes.sorption_sides()), _with(pdes.DiffusionSorption), _constant,
@@ -123,13 +144,25 @@ SETS: dict[str, PdeSet] = {
     ),
     "pde/navier-stokes-2d": PdeSet(
         lambda n: Grid((n, n)), _forced, _vorticity, 64, 51, 50, 0.02,
+        words=("discretization", "scheme"),
     ),
     "pde/navier-stokes-3d": PdeSet(
         lambda n: Grid((n,) * 3), _with(pdes.NavierStokes3D, viscosity=5e-3), _velocity,
         32, 21, 20, 2.5e-3, nano=8,
     ),
+    "pde/poisson": PdeSet(
+        lambda n: Grid((n, n)), _poisson, sample_source, 64, input="source", words=("sides",),
+    ),
     "pde/reaction-diffusion": PdeSet(
         lambda n: Grid((n, n), 2 * (2.0,), "neumann", 2 * (-1.0,)), _with(pdes.FitzHughNagumo),
         _noise, 128, 101, 2, 0.025,
+    ),
+    "pde/smoke": PdeSet(
+        lambda n: Grid((n, n)), _flow(Smoke), None, 64, 41, 5, 0.02,
+        words=("advection", "scalars", "top"), brief=("settle=0.04",),
+    ),
+    "pde/smoke-3d": PdeSet(
+        lambda n: Grid((n,) * 3), _flow(Smoke, dim=3), None, 32, 21, 4, 0.05, nano=8,
+        words=("advection", "scalars", "top"), brief=("settle=0.1",),
     ),
 }  # fmt: skip
