@@ -11,7 +11,15 @@ from torch import Tensor
 from . import rotations
 from .errors import InputError, message
 
-__all__ = ["carry", "integrate_pose", "twists_from_poses"]
+__all__ = ["carry", "in_space", "integrate_pose", "twists_from_poses"]
+
+
+def in_space(points: Tensor) -> Tensor:
+    """Points or vectors (x, z) of the plane as (x, 0, z), (..., 3); those in 3-D pass. Differentiable."""
+    if points.shape[-1] == 3:
+        return points
+    x, z = points.unbind(-1)
+    return torch.stack((x, torch.zeros_like(x), z), dim=-1)
 
 
 def integrate_pose(pose: Tensor, twist: Tensor, dt: float | Tensor, n_substeps: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import rotations
 from .errors import InputError, message
+from .poses import in_space
 from .shape_base import Shape
 
 __all__ = ["SAMPLING_MODES", "sample_shape"]
@@ -96,7 +97,7 @@ def sample_shape(
                 else "The section y = 0 is empty: move the mesh onto the plane",
             )
         )
-    points = rotations.rotate(turn, _lift(local)) + center
+    points = rotations.rotate(turn, in_space(local)) + center
     points = points if dim == 3 else points[:, ::2]
     return points.to(dtype=dtype, device=device), total / len(points)
 
@@ -173,15 +174,8 @@ def _eliminate(points: Tensor, count: int, total: float) -> Tensor:
 
 def _inside(shape: Shape, local: Tensor) -> Tensor:
     """Mask of the points with d ≤ 0, in chunks that bound memory."""
-    parts = [shape.signed_distance(_lift(p))[0] <= 0 for p in local.split(_CHUNK)]
+    parts = [shape.signed_distance(in_space(p))[0] <= 0 for p in local.split(_CHUNK)]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.bool)
-
-
-def _lift(points: Tensor) -> Tensor:
-    """(x, z) as (x, 0, z); 3-D points pass."""
-    if points.shape[-1] == 3:
-        return points
-    return torch.stack((points[:, 0], torch.zeros_like(points[:, 0]), points[:, 1]), dim=-1)
 
 
 def _placement(

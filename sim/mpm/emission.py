@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..core.poses import in_space
 from ..core.rotations import rotate
 from .model import Emitter, MPMModel, MPMState
 
@@ -73,10 +74,10 @@ def emit(
             tool = names.index(emitter.tool)
             pose = poses[at, :, tool].transpose(0, 1)
             lin, ang = twist[:, tool : tool + 1, :3], twist[:, tool : tool + 1, 3:]
-            arm = rotate(pose[..., 3:], _embed(local))
+            arm = rotate(pose[..., 3:], in_space(local))
             carried = lin + torch.linalg.cross(ang.expand_as(arm), arm)
             start = _section(pose[..., :3] + arm, model.dim)
-            speed = carried + rotate(pose[..., 3:], _embed(exit_velocity))
+            speed = carried + rotate(pose[..., 3:], in_space(exit_velocity))
             speed = _section(speed, model.dim)
         else:
             start = local.expand(x.shape[0], -1, -1)
@@ -103,13 +104,6 @@ def _opening(emitter: Emitter, count: int, dim: int) -> Tensor:
     random = torch.rand(count, 2, generator=generator, dtype=torch.float64)
     radius, angle = random[:, :1].sqrt(), 2 * torch.pi * random[:, 1:]
     return emitter.radius * radius * (angle.cos() * first + angle.sin() * second)
-
-
-def _embed(vector: Tensor) -> Tensor:
-    if vector.shape[-1] == 3:
-        return vector
-    zero = torch.zeros_like(vector[..., 0])
-    return torch.stack([vector[..., 0], zero, vector[..., 1]], dim=-1)
 
 
 def _section(vector: Tensor, dim: int) -> Tensor:

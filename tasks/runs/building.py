@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...sim.core import laws
 from ...sim.core.backend import CPU_THREADS
 from ...sim.core.colliders import Collider
 from ...sim.core.colliders_rigid import RigidBody
+from ...sim.core.poses import in_space
 from ...sim.core.sampling import sample_shape
 from ...sim.core.shapes import Box, Capsule, Cylinder, Shape, Sphere, Torus
 from ...sim.io.trajectory import ToolTrajectory, read_trajectory, resample
@@ -177,7 +177,7 @@ def _group(
     v = torch.tensor(velocity, dtype=dtype).expand_as(x)
     if body.angular_velocity:
         spin = torch.tensor(_vector(f"{where}.angular_velocity", body.angular_velocity, D))
-        arm = _lift(x - torch.tensor(position, dtype=dtype))
+        arm = in_space(x - torch.tensor(position, dtype=dtype))
         turned = torch.linalg.cross(spin.to(dtype).expand_as(arm), arm)
         v = v + (turned if D == 3 else turned[:, ::2])
     return Group(name, law, x, volume, v)
@@ -345,10 +345,3 @@ def _quaternion(where: str, degrees: Sequence[float], D: int) -> tuple[float, fl
         return (1.0, 0.0, 0.0, 0.0)
     half = 0.5 * math.radians(angle)
     return (math.cos(half), *(math.sin(half) * c / angle for c in vector))
-
-
-def _lift(points: Tensor) -> Tensor:
-    if points.shape[-1] == 3:
-        return points
-    zero = torch.zeros_like(points[..., 0])
-    return torch.stack([points[..., 0], zero, points[..., 1]], dim=-1)
