@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.errors import ConvergenceError, InputError, check_finite, message
-from ...core.implicit import Solution, SolveInfo, implicit_solve
-from ...core.linalg import GMRES
-from ...core.roots import anderson
+from ...core.errors import InputError, check_finite, message
+from ...core.implicit import SolveInfo
 from ..poisson.stencil import Stencil
 from ..poisson.system import FaceSystem
 from .base import FieldControl, FieldState
 from .mac_flow import SCHEMES, MacFlow2D
+from .sweeps import swept
 
 __all__ = ["MacFlowSolver", "body_force"]
 
@@ -136,34 +135,12 @@ class MacFlowSolver:
         tol = TOLERANCE[v0.dtype] if self.tol is None else self.tol
         bound = tol * (1e-3 + torch.where(fluid, v0, v_d).detach().flatten(1).norm(dim=1))
 
-        def solve(residual: Any, x0: Tensor, theta: Any) -> Solution:
-            def step(rows: Tensor) -> Tensor:
-                return sweep(rows.reshape(x0.shape), theta).flatten(1)
-
-            rows, count = anderson(step, x0.flatten(1), 0.5 * bound, self.max_iterations)
-            return Solution(rows.reshape(x0.shape), iterations=count)
-
-        try:
-            return implicit_solve(
-                lambda x, theta: x - sweep(x, theta),
-                solve,
-                v0.detach(),
-                (v0, v_d),
-                adjoint_solver=GMRES(tol=max(tol, 1e-11)),
-                tol=float(bound.max()),
-                batch_dims=1,
-                info=self.info,
-            )
-        except ConvergenceError as error:
-            h, nu = self.flow.dx, self.flow.eta / self.flow.rho
-            rate = 2 * float(v0.detach().abs().max()) / h + 4 * nu / h**2
-            expected = f"a residual that vanishes in {self.max_iterations} sweeps"
-            got = f"{error.residual:.2e} (tolerance {error.tol:.2e}) at dt = {self.flow.dt:g} s"
-            fix = f"Sweeps converge for dt below about {2 / rate if rate else 0:.3g} s; lower dt"
-            text = message("MacFlowSolver.step", expected, got, fix)
-            raise ConvergenceError(
-                text, iterations=error.iterations, residual=error.residual, tol=error.tol
-            ) from error
+        h, nu = self.flow.dx, self.flow.eta / self.flow.rho
+        return swept(
+            "MacFlowSolver.step", sweep, v0.detach(), (v0, v_d), bound=bound, tol=tol, info=self.info,
+            max_iterations=self.max_iterations, dt=self.flow.dt,
+            rate=lambda: 2 * float(v0.detach().abs().max()) / h + 4 * nu / h**2,
+        )  # fmt: skip
 
     def _geometry(self, context: Tensor) -> tuple[Tensor, Tensor, FaceSystem]:
         """Faces in fluid (1, 2, *cells) bool, v_d of the others, and the pressure system."""

@@ -18,13 +18,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core.errors import ConvergenceError, InputError, message
-from ...core.implicit import Solution, SolveInfo, implicit_solve
-from ...core.linalg import GMRES
-from ...core.roots import anderson
+from ...core.errors import InputError, message
+from ...core.implicit import SolveInfo
 from .base import Evolution, Parameter, Prepared
 from .grid import Grid
 from .spectral import Cosine, Fourier, phi_functions
+from .sweeps import swept
 
 __all__ = ["Scheme", "Semilinear"]
 
@@ -154,30 +153,8 @@ class Semilinear(Evolution):
         bound = tol * u.detach().flatten(1).norm(dim=1)
         bound = bound + tol * self.dt * self.rhs(u, p).detach().flatten(1).norm(dim=1)
 
-        def solve(residual, x0, theta):
-            def step(rows: Tensor) -> Tensor:
-                return sweep(rows.reshape(x0.shape), theta).flatten(1)
-
-            rows, count = anderson(step, x0.flatten(1), 0.5 * bound, self.max_iterations)
-            return Solution(rows.reshape(x0.shape), iterations=count)
-
-        try:
-            return implicit_solve(
-                lambda x, theta: x - sweep(x, theta),
-                solve,
-                u,
-                (u, p),
-                adjoint_solver=GMRES(tol=max(tol, 1e-11)),
-                tol=float(bound.max()),
-                batch_dims=1,
-                info=self.info,
-            )
-        except ConvergenceError as error:
-            rate = float(self.nonlinear(self.basis.forward(u), p.values)[1])
-            expected = f"convergence in {self.max_iterations} sweeps"
-            got = f"a residual of {error.residual:.2e} (tolerance {error.tol:.2e}) at dt = {self.dt:g} s"
-            fix = f"Sweeps converge for dt below about {2 / rate if rate else 0:.3g} s; lower dt"
-            text = message(f"{self.name}.step", expected, got, fix)
-            raise ConvergenceError(
-                text, iterations=error.iterations, residual=error.residual, tol=error.tol
-            ) from error
+        return swept(
+            f"{self.name}.step", sweep, u, (u, p), bound=bound, tol=tol, dt=self.dt, info=self.info,
+            max_iterations=self.max_iterations,
+            rate=lambda: float(self.nonlinear(self.basis.forward(u), p.values)[1]),
+        )  # fmt: skip
