@@ -76,12 +76,7 @@ def implicit_root(
     where = "implicit_root"
     chosen = _choose(where, solver, ROOT_SOLVERS, RootSolver)
     setup = _Setup(where, f, x0, params, batch_dims, structure)
-
-    def find(problem: RootProblem, bound: Tensor):
-        if isinstance(chosen, RootSolver):
-            return chosen.root(problem, bound)
-        return _ask(chosen, f, problem, setup)
-
+    find = _finder(chosen, f, setup)
     return setup.node(setup.function, find, tol, throw, info, linear_solver)
 
 
@@ -135,11 +130,7 @@ def implicit_fixed_point(
     def residual(x: Any, weights: Any, *rest: Any) -> Any:
         return _difference(where, x, setup.function(x, weights, *rest))
 
-    def find(problem: RootProblem, bound: Tensor):
-        if isinstance(chosen, RootSolver):
-            return chosen.root(problem, bound)
-        return _ask(chosen, g, problem, setup)
-
+    find = _finder(chosen, g, setup)
     return setup.node(residual, find, tol, throw, info, linear_solver)
 
 
@@ -302,6 +293,12 @@ def _choose(where: str, solver: Any, named: dict[str, Any], kind: Any) -> Any:
     if not isinstance(solver, kind) and not callable(solver):
         raise InputError(message(where, "a solver, its name or a function", type(solver).__name__))
     return solver
+
+
+def _finder(chosen: Any, f: Any, setup: _Setup) -> Callable[[RootProblem, Tensor], Any]:
+    if isinstance(chosen, RootSolver):
+        return chosen.root
+    return lambda problem, bound: _ask(chosen, f, problem, setup)
 
 
 def _ask(solver: Callable[..., Any], f: Any, problem: RootProblem, setup: _Setup):
