@@ -96,7 +96,7 @@ class LinearMultigrid(DirectionNet):
         return K
 
     def prepare(self, stencil: Stencil, active: Tensor) -> list[_Level]:
-        offsets = _check(stencil, active)
+        offsets = _check(stencil)
         mask = active.to(self.pool)[:, None]
         levels = []
         while True:
@@ -153,7 +153,7 @@ class LinearMultigrid(DirectionNet):
         return (out + (level.own[index] * h[:, None]).sum(2)) * level.mask
 
 
-def _check(stencil: Stencil, active: Tensor) -> list[tuple[float | None, float | None]]:
+def _check(stencil: Stencil) -> list[tuple[float | None, float | None]]:
     """How many cells outside of each side its value is given (None: a wall); one k is needed."""
     size = stencil.diagonal.max() / (2 * stencil.dim)
     inside, offsets = [], []

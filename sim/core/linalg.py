@@ -265,7 +265,7 @@ def linear_solve(
     """
     rows = b.reshape(-1, b.shape[-1])
     linear_map, leaves = as_map(A, params, batched=b.dim() > 1)
-    _check_shape(leaves, rows, A)
+    _check_shape(rows, A)
     solver = solver or default_solver(structure, rows.shape[1], rows.shape[0])
     return apply_solve(linear_map, solver, transpose, rows, leaves).reshape(b.shape)
 
@@ -307,7 +307,7 @@ class _Solve(torch.autograd.Function):
         return None, None, None, None, None, u, *grads
 
 
-def _check_shape(leaves: Sequence[Tensor], rows: Tensor, A: Any) -> None:
+def _check_shape(rows: Tensor, A: Any) -> None:
     n = A.n if isinstance(A, SparseMatrix) else A.shape[-1] if isinstance(A, Tensor) else None
     if n is not None and n != rows.shape[1]:
         raise InputError(message("linear_solve", f"b of shape (..., {n})", rows))

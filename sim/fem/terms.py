@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Contact", "StepInput", "Term", "assemble", "scene_sum"]
+__all__ = ["Contact", "StepInput", "Term", "assemble"]
 
 
 class Term:
@@ -141,18 +141,3 @@ def assemble(parts: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
     for stencil, local in parts:
         out = out.index_add(0, stencil.reshape(-1), local.reshape(-1, 3))
     return out
-
-
-def scene_sum(stencil: Tensor, values: Tensor, scenes: int, points: int) -> Tensor:
-    """Sum of one number per stencil over each scene, (B,).
-
-    Args:
-        stencil: (S, k) rows of flattened points.
-        values: (S,).
-        scenes: B.
-        points: N, points per scene.
-
-    Differentiable in values.
-    """
-    out = values.new_zeros(scenes)
-    return out.index_add(0, stencil[:, 0] // points, values)

@@ -141,7 +141,7 @@ def components(x: Tensor) -> Tensor:
 def bend_vector(x: Tensor, natural: Tensor) -> Tensor:
     """c [-], (..., 3), against natural `components` (..., 2, 2)."""
     e, f, c, d = _vectors(x)
-    n, m = (_turned(_section(*v), *v, natural[..., i, :]) for i, v in enumerate(((e, c), (f, d))))
+    n, m = (_turned(_section(*v), v[1], natural[..., i, :]) for i, v in enumerate(((e, c), (f, d))))
     return 2 * _Half.of(e, f).h - 0.5 * (n + m)
 
 
@@ -152,7 +152,7 @@ def bend_jacobian(x: Tensor, natural: Tensor) -> Tensor:
     columns = []
     for i, (v, w) in enumerate(((e, c), (f, d))):
         section = _section(v, w)
-        n = _turned(section, v, w, natural[..., i, :])
+        n = _turned(section, w, natural[..., i, :])
         turned = _cross(section.t, n)
         by_e = _outer(turned, section.by_e) - _outer(section.t, n / section.length)
         columns.append((by_e, _outer(turned, section.by_d)))
@@ -294,7 +294,7 @@ def _section_curvature(section: _Section, d: Tensor) -> tuple[Tensor, Tensor, Te
     return by_d, by_e, by_ee
 
 
-def _turned(section: _Section, e: Tensor, d: Tensor, natural: Tensor) -> Tensor:
+def _turned(section: _Section, d: Tensor, natural: Tensor) -> Tensor:
     """n (..., 3) with components `natural` along d and t × d."""
     t = section.t
     across = d - _dot(d, t) * t
@@ -308,7 +308,7 @@ def _turned_curvature(
     """∂²(w·n) in (e, e), (d, e) and (d, d), from δn = δφ t × n − t (n·δt)."""
     section = _section(e, d)
     t, length, by_d, by_e = section
-    n = _turned(section, e, d, natural)
+    n = _turned(section, d, natural)
     turned = _cross(t, n)
     dd, de, ee = _section_curvature(section, d)
     wn, wm, wt = _dot(w, n), _dot(w, turned), _dot(w, t)

@@ -67,7 +67,7 @@ class NeoHookean(IsotropicElastic):
     """
 
     def stress(self, F: Tensor, L: Tensor | None, c: Tensor) -> Tensor:
-        mu, lam = _expand(c, F)
+        mu, lam = _expand(c)
         J = torch.linalg.det(F)[..., None, None]
         eye = torch.eye(3, dtype=F.dtype, device=F.device)
         return mu * (F @ F.mT - eye) + lam * torch.log(J) * eye
@@ -91,7 +91,7 @@ class FixedCorotated(IsotropicElastic):
     """
 
     def stress(self, F: Tensor, L: Tensor | None, c: Tensor) -> Tensor:
-        mu, lam = _expand(c, F)
+        mu, lam = _expand(c)
         J = torch.linalg.det(F)[..., None, None]
         eye = torch.eye(3, dtype=F.dtype, device=F.device)
         return 2 * mu * (F - polar_rotation(F)) @ F.mT + lam * J * (J - 1) * eye
@@ -127,7 +127,7 @@ class Hencky(IsotropicElastic):
 
 def hencky_stress(F: Tensor, c: Tensor) -> Tensor:
     """τ = 2μ E + λ tr(E) I [Pa] with c = (μ, λ, …); see `Hencky`."""
-    mu, lam = _expand(c, F)
+    mu, lam = _expand(c)
     E = log_strain(F)
     eye = torch.eye(3, dtype=F.dtype, device=F.device)
     return 2 * mu * E + lam * E.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] * eye
@@ -139,7 +139,7 @@ def hencky_energy(F: Tensor, c: Tensor) -> Tensor:
     return c[0] * eps.square().sum(-1) + 0.5 * c[1] * eps.sum(-1).square()
 
 
-def _expand(c: Tensor, F: Tensor) -> tuple[Tensor, Tensor]:
+def _expand(c: Tensor) -> tuple[Tensor, Tensor]:
     """μ and λ with two axes added, to multiply matrices."""
     return c[0][..., None, None], c[1][..., None, None]
 

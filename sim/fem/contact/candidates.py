@@ -92,13 +92,13 @@ def find_candidates(
 
     v, t, e = surface.vertices[:, None], surface.triangles, surface.edges
     points = boxes(v)
-    faces, triangle = _meet(surface, v, t, *box_pairs(points, boxes(t)), scenes)
-    edges, edge = _meet(surface, e, e, *box_pairs(boxes(e)), scenes)
+    faces, triangle = _meet(surface, v, t, *box_pairs(points, boxes(t)))
+    edges, edge = _meet(surface, e, e, *box_pairs(boxes(e)))
     rods = e[surface.lone_edges]
-    lone, rod = _meet(surface, v, rods, *box_pairs(points, boxes(rods)), scenes)
+    lone, rod = _meet(surface, v, rods, *box_pairs(points, boxes(rods)))
     number = surface.lone_edges[rod[:, 1]]
     single = surface.lone_vertices[:, None].repeat(2, 1)
-    dots, _ = _meet(surface, v, single, *box_pairs(points, boxes(single)), scenes)
+    dots, _ = _meet(surface, v, single, *box_pairs(points, boxes(single)))
     lone = np.concatenate((lone, dots))
     number = np.concatenate((number, np.full(len(dots), -1)))
 
@@ -112,7 +112,7 @@ def find_candidates(
 
 
 def _meet(
-    surface: Surface, a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray, scenes: int
+    surface: Surface, a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Stencils (P, ·) and feature numbers (P, 2) of box pairs that may touch."""
     scene = i // max(len(a), 1)

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .kernels import EDGES, FACE, ROD, kinds
+from .kernels import EDGES, FACE, kinds
 
 __all__ = [
     "Nearest",
@@ -37,7 +37,6 @@ __all__ = [
     "dot",
     "edge_edge_kind",
     "nearest",
-    "point_edge_kind",
     "point_triangle_kind",
     "squared_distance_gradient",
     "squared_distance_hessian",
@@ -152,11 +151,6 @@ def squared_distance_hessian(n: Nearest) -> Tensor:
     w = w.flatten(1, 2)
     outer = torch.einsum("pi,pj,xy->pixjy", n.weights, n.weights, eye).flatten(3, 4).flatten(1, 2)
     return 2 * (outer - w @ n.inverse @ w.transpose(1, 2))
-
-
-def point_edge_kind(X: Tensor) -> Tensor:
-    """Kind (0, 1 or 3) of point X[:, 0] and edge (X[:, 1], X[:, 2]); X (P, ≥ 3, 3). No derivative."""
-    return _kinds(X[:, :3], ROD)
 
 
 def point_triangle_kind(X: Tensor) -> Tensor:
