@@ -16,12 +16,11 @@ locking: tip of a clamped square beam of linear tetrahedra against beam theory, 
 from __future__ import annotations
 
 import statistics
-import time
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from results import Results, parser
+from results import Results, now, parser
 from rheograd.sim.core.rollout import rollout
 from rheograd.sim.fem import FEMConfig, FEMControl, FEMModel, Handle, Sheet, Solid, SolverFEM
 from rheograd.sim.fem import newton as newton_module
@@ -30,14 +29,6 @@ from rheograd.sim.fem.meshes import box, rectangle
 from scipy.integrate import solve_bvp
 
 NONE = (0.0, 0.0, 0.0)
-
-
-def now(device: str) -> float:
-    """CPU time of this process [s], or the clock once the GPU is idle."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
 
 
 def sheet(n: int, m: int) -> FEMModel:

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from pathlib import Path
 
 import torch
 from collocated import divergence, jacobi_projection
-from results import Results, parser
+from results import Results, now, parser
 from rheograd.sim.core.colliders import Collider
 from rheograd.sim.core.gradients import fd_check
 from rheograd.sim.core.implicit import SolveInfo
@@ -43,14 +42,6 @@ SIZE = 3.0
 """Side of the room [m]."""
 PILLAR = Collider(Box((0.2, 0.2, 2.0)), position=(1.7, 1.6, 0.0), name="pillar")
 FAN = Nozzle("fan", (0.7, 1.5, 0.2), (1.0, 0.4, 0.0), 20.0, 0.2, 5.0, 283.15)
-
-
-def now(device: str) -> float:
-    """CPU time of this process [s], or the clock once the GPU is idle."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
 
 
 def push(grid: MacGrid, like: torch.Tensor):

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
 from typing import Any
 
 import torch
-from results import Results, parser
+from results import Results, now, parser
 from rheograd.sim.core.rollout import rollout
 from rheograd.sim.grid.pdes import Darcy, GaussianField
 from rheograd.tasks.runs.pde_sets import SETS, PdeSet
@@ -37,15 +36,7 @@ SHORTER = {"pde/burgers": 8, "pde/burgers-walls": 4, "pde/heat": 3, "pde/navier-
 """Steps of the reference per step of the set: by its grid's bound, or for its order; else 3."""
 
 
-def now(device: str) -> float:
-    """CPU time of this process [s], or the clock once the GPU is idle."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
-
-
-def inputs(name: str, own: PdeSet, cells: int, n: int) -> torch.Tensor:
+def inputs(own: PdeSet, cells: int, n: int) -> torch.Tensor:
     generators = [torch.Generator().manual_seed(k) for k in range(n)]
     return torch.cat([own.sample(own.grid(cells), g) for g in generators])
 
@@ -63,7 +54,7 @@ def measure_steps(results: Results, device: str, quick: bool) -> None:
         cells = own.nano if quick else own.cells
         pde, steps = own.pde(own.grid(cells), own.dt, {}), 5 if own.frames > 1 else 1
         for scenes in (1, 8):
-            u = inputs(name, own, cells, scenes).float().to(device).requires_grad_()
+            u = inputs(own, cells, scenes).float().to(device).requires_grad_()
             forward, both = [], []
             for _ in range(2 if quick else 4):
                 start = now(device)

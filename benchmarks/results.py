@@ -9,6 +9,7 @@ import os
 import platform
 import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def machine(device: str = "cpu") -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name().lower().replace(" ", "-")
     return f"{platform.machine()}-{os.cpu_count()}core"
+
+
+def now(device: str) -> float:
+    """CPU time of this process [s], or the clock once the GPU is idle."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
 
 
 def reset_peak() -> None:
