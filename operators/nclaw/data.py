@@ -30,6 +30,7 @@ __all__ = [
     "one_thread",
     "predict",
     "random_throw",
+    "rigid_velocities",
     "simulate_truth",
 ]
 
@@ -70,9 +71,7 @@ class ReferenceScene:
 
     def velocities(self) -> Tensor:
         """Initial velocities v + ω × (x − x̄) [m/s], (N, 3)."""
-        v, w = self.x.new_tensor(self.velocity), self.x.new_tensor(self.angular)
-        arm = self.x - self.x.mean(0)
-        return v + torch.linalg.cross(w.expand_as(arm), arm, dim=-1)
+        return rigid_velocities(self.x, self.velocity, self.angular)
 
     def solver(self, mpm: Any, law: Law | None = None, *, engine: str = "warp") -> Any:
         """The scene as a solver of one substep per step.
@@ -186,6 +185,13 @@ def nclaw_scene(
     axis = torch.linspace(0.5 - half, 0.5 + half, resolution)
     x = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     return ReferenceScene(MATERIALS[material], x, 0.05**3, velocity, angular)
+
+
+def rigid_velocities(x: Tensor, velocity: Sequence[float], angular: Sequence[float]) -> Tensor:
+    """v + ω × (x − x̄) [m/s] of points [m], (N, 3)."""
+    v, w = x.new_tensor(velocity), x.new_tensor(angular)
+    arm = x - x.mean(0)
+    return v + torch.linalg.cross(w.expand_as(arm), arm, dim=-1)
 
 
 def random_throw(material: str, seed: int) -> ReferenceScene:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ...operators.nclaw import THROW_SEEDS, ReferenceScene, nclaw_scene, random_throw
-from ...operators.nclaw.data import MATERIALS
+from ...operators.nclaw.data import MATERIALS, rigid_velocities
 from ...sim import mpm
 from ...sim.core.errors import InputError
 from ...sim.core.laws import Law
@@ -85,9 +85,7 @@ class Body:
 
     def velocities(self) -> Tensor:
         """v + ω × (x − x̄) [m/s], (n, 3)."""
-        v, w = self.x.new_tensor(self.velocity), self.x.new_tensor(self.angular)
-        arm = self.x - self.x.mean(0)
-        return v + torch.linalg.cross(w.expand_as(arm), arm, dim=-1)
+        return rigid_velocities(self.x, self.velocity, self.angular)
 
 
 @dataclasses.dataclass(frozen=True)
