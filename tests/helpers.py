@@ -78,6 +78,16 @@ def unit_vectors(*shape: int, generator: torch.Generator) -> Tensor:
     return v / v.norm(dim=-1, keepdim=True)
 
 
+def some_actions(
+    task: Any, batch: int = 1, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Actions (B, T, A) within 0.8 of their limits."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, task.horizon, task.action_size)
+    unit = 2 * torch.rand(*shape, generator=generator, dtype=torch.float64) - 1
+    return (0.8 * unit * task.action_limit.to(unit)).to(dtype)
+
+
 def relative_error(value: Tensor, reference: Tensor) -> float:
     """‖value − reference‖ / ‖reference‖, or ‖value‖ when the reference is zero."""
     scale = float(reference.norm())

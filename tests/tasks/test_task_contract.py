@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import relative_error
+from helpers import relative_error, some_actions
 from rheograd.sim.core.errors import InputError
 from rheograd.sim.core.gradients import taylor_test
 from rheograd.tasks import fluid  # noqa: F401  registers the built-in tasks
@@ -26,12 +26,6 @@ TINY = {
 @pytest.fixture(params=sorted(TINY), scope="module")
 def task(request):
     return task_by_name(request.param, **TINY[request.param])
-
-
-def some_actions(task, batch=1, seed=0, dtype=F64):
-    generator = torch.Generator().manual_seed(seed)
-    unit = 2 * torch.rand(batch, task.horizon, task.action_size, generator=generator, dtype=F64) - 1
-    return (0.8 * unit * task.action_limit.to(F64)).to(dtype)
 
 
 def test_every_registered_task_of_the_package_is_tested():
