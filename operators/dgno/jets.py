@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 
-__all__ = ["ACTIVATIONS", "activate", "jet_product", "jet_rows", "pairs"]
+__all__ = ["ACTIVATIONS", "activate", "function_jet", "jet_product", "jet_rows", "pairs"]
 
 
 def pairs(dim: int) -> list[tuple[int, int]]:
@@ -52,6 +52,38 @@ def jet_product(a: Tensor, b: Tensor, dim: int, order: int) -> Tensor:
     if order > 1:
         for k, (i, j) in enumerate(pairs(dim), 1 + dim):
             rows.append(a[0] * b[k] + a[1 + i] * b[1 + j] + a[1 + j] * b[1 + i] + a[k] * b[0])
+    return torch.stack(rows)
+
+
+def function_jet(f: Callable[[Tensor], Tensor], x: Tensor, order: int) -> Tensor:
+    """Jet (S, ...) of a function of points, (..., D) → (...), by forward derivatives.
+
+    Args:
+        f: of torch's functions, point by point.
+        x: points (..., D).
+        order: 0, 1 or 2.
+
+    Raises:
+        InputError: a function that does not give one number per point.
+
+    Differentiable in x. Source: Griewank & Walther 2008.
+    """
+    D = x.shape[-1]
+
+    def along(g: Callable[[Tensor], Tensor], d: int) -> Callable[[Tensor], Tensor]:
+        step = torch.eye(D, dtype=x.dtype, device=x.device)[d].expand(x.shape)
+        return lambda y: torch.func.jvp(g, (y,), (step,))[1]
+
+    value = f(x)
+    if value.shape != x.shape[:-1]:
+        expected = f"a function of points {tuple(x.shape)} ↦ {tuple(x.shape[:-1])}"
+        raise InputError(message("function_jet", expected, value, "Give one number per point"))
+    rows = [value]
+    first = [along(f, i) for i in range(D)]
+    if order > 0:
+        rows += [g(x) for g in first]
+    if order > 1:
+        rows += [along(first[i], j)(x) for i, j in pairs(D)]
     return torch.stack(rows)
 
 

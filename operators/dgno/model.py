@@ -213,16 +213,19 @@ class DGNO(nn.Module):
         kept = {}
         for name in names or self.problem.fields:
             wall = self.problem.mollifier(name, x, order)
-            kept[name] = (self.decoders[name].features(x, order), wall)
+            lift = self.problem.lift(name, x, order)
+            kept[name] = (self.decoders[name].features(x, order), wall, lift)
 
         def fields(beta: Tensor) -> dict[str, Tensor]:
             out = {}
-            for name, (features, wall) in kept.items():
+            for name, (features, wall, lift) in kept.items():
                 net = self.decoders[name]
                 jet = net.combine(net.coefficients(beta), features)
                 if wall is not None:
                     wall = wall[:, None, None] if x.ndim == 2 else wall[:, :, None]
                     jet = jet_product(wall, jet, self.problem.dim, order)
+                if lift is not None:
+                    jet = jet + (lift[:, None, None] if x.ndim == 2 else lift[:, :, None])
                 out[name] = jet
             return out
 

@@ -51,6 +51,10 @@ class Problem:
         """Jet (S, *points) of a function that vanishes where the field does; None: no such walls."""
         return None
 
+    def lift(self, name: str, x: Tensor, order: int) -> Tensor | None:
+        """Jet (S, *points) of a function that is added, such as values at walls; None: zero."""
+        return None
+
     def sample(self, generator: torch.Generator | None, like: Tensor) -> Any:
         """Random particles or points of one update."""
         raise NotImplementedError
