@@ -68,15 +68,27 @@ def test_twice_the_cells_interpolate_the_same_function(cells, n_modes, generator
     assert torch.allclose(layer(dense), layer(smooth, [2 * n for n in cells]), atol=1e-12, rtol=0)
 
 
-def test_spectral_convolution_has_exact_gradients(generator):
-    layer = conv((2, 2), 2, 2)
-    x = torch.randn(1, 2, 6, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize(
+    ("cells", "n_modes"), [((6,), (2,)), ((6, 5), (2, 2)), ((4, 3, 5), (1, 1, 2))]
+)
+def test_spectral_convolution_has_exact_gradients(cells, n_modes, generator):
+    """First and second derivatives, backward and forward, one by one and batched."""
+    layer = conv(n_modes, 2, 2)
+    x = torch.randn(1, 2, *cells, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = layer.weight.detach().clone().requires_grad_()
 
     def apply(x, w):
         return torch.func.functional_call(layer, {"weight": w}, (x,))
 
-    assert torch.autograd.gradcheck(apply, (x, weight))
+    assert torch.autograd.gradcheck(apply, (x, weight), check_forward_ad=True)
+    if len(cells) < 3:
+        assert torch.autograd.gradgradcheck(apply, (x, weight))
+    rows = torch.func.jacrev(lambda x: apply(x, weight))(x.detach())
+    columns = torch.func.jacfwd(lambda x: apply(x, weight))(x.detach())
+    assert torch.allclose(rows, columns, atol=1e-13)
+    several = torch.randn(3, *x.shape, generator=generator, dtype=torch.float64)
+    batched = torch.func.vmap(lambda x: apply(x, weight))(several)
+    assert torch.allclose(batched, torch.stack([apply(x, weight) for x in several]), atol=1e-13)
 
 
 @pytest.mark.parametrize("K", [2, 6, 15])
