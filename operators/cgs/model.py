@@ -1,11 +1,11 @@
 """The convergent graph solver: an encoder writes linear contractions, their fixed points are decoded.
 
-    z_h* = γ A_h z_h* + b_h,   h = 1 … H,   Σ_targets |A_h[e]| ≤ 1 for the edges e that leave one node
-    ŷ = decoder(z_1* … z_H*)
+    z_h* = γ A_h z_h* + b_h,   h = 1 … H,   Σ |A_h[e]| ≤ 1 over the edges e that leave one node
+    ŷ = decoder(z_1* … z_H*)                          (or, with "sink", over those that enter one)
 
-The 1-norm of γ A_h is at most γ < 1, so each fixed point exists, is unique and is reached by iteration
-from anywhere: after k steps the error is γᵏ of the first. A is sparse, on the edges of the graph. The
-gradient is implicit: memory does not grow with iterations, forward and adjoint.
+The 1-norm (∞-norm) of γ A_h is at most γ < 1, so each fixed point exists, is unique and is reached by
+iteration from anywhere: after k steps the error is γᵏ of the first. A is sparse, on the edges of the
+graph. The gradient is implicit: memory does not grow with iterations, forward and adjoint.
 
 Source: Park, Choo & Park 2022, "Convergent Graph Solvers", section 4.
 """
@@ -28,6 +28,9 @@ from .graphs import Graphs
 
 __all__ = ["CGSConfig", "ConvergentGraphSolver", "Encoder"]
 
+GAMMA = 0.99
+"""Bound of a learned γ [-]."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CGSConfig:
@@ -46,24 +49,31 @@ class CGSConfig:
     n_layers: int = 1
     """Message-passing layers of the encoder; for `GraphNetwork` all there are."""
     gamma: float | None = 0.5
-    """γ in (0, 1), the paper's 0.5; None learns one in (0, 0.99) for each head, from 0.5."""
+    """γ in (0, 1), the paper's 0.5; None learns one in (0, 0.99) for each head, from `gamma_start`."""
+    gamma_start: float = 0.5
+    """First γ in (0, 0.99) where it is learned; a fixed point reaches about 1/(1 − γ) edges."""
     weights: str = "clip"
     """Edge logits a to weights: "clip" min(max(a, 0), 1)/n_out (the paper's), "softmax" over the edges
-    that leave a node, "signed" tanh(a)/n_out, whose gradient vanishes nowhere."""
+    that leave a node, "signed" tanh(a)/n_out, whose gradient vanishes nowhere; "sink" eᵃ/(eˢ + Σ eᵃ) over
+    the edges that enter a node with logit s, a mean of the neighbours that a node with large s does
+    without: Σ_j k_ij (p_j − p_i) = 0 with given values at some nodes is such a fixed point for γ → 1."""
     tol: float = 1e-6
     """‖z − γ A z − b‖ / ‖b‖ to reach [-]."""
-    max_iterations: int = 200
-    """Most steps."""
+    max_iterations: int = 2000
+    """Most steps; γ = 0.99 needs 1400 for tol = 1e-6 without `anderson`."""
     anderson: int = 0
     """Steps combined by Anderson acceleration; 0 iterates plainly, which γ bounds in advance."""
 
     def __post_init__(self):
-        if self.weights not in ("clip", "softmax", "signed"):
-            expected = 'weights "clip", "softmax" or "signed"'
+        if self.weights not in ("clip", "softmax", "signed", "sink"):
+            expected = 'weights "clip", "softmax", "signed" or "sink"'
             raise InputError(message("CGSConfig", expected, self.weights))
         if self.gamma is not None and not 0 < self.gamma < 1:
             fix = "γ ≥ 1 is no contraction"
             raise InputError(message("CGSConfig", "gamma in (0, 1) or None", self.gamma, fix))
+        if not 0 < self.gamma_start < GAMMA:
+            expected = f"gamma_start in (0, {GAMMA})"
+            raise InputError(message("CGSConfig", expected, self.gamma_start))
         if min(self.heads, self.hidden_channels, self.n_layers) < 1:
             got = f"{self.heads}, {self.hidden_channels}, {self.n_layers}"
             raise InputError(message("CGSConfig", "heads, hidden_channels, n_layers >= 1", got))
@@ -107,13 +117,19 @@ class Encoder(nn.Module):
         return h, e
 
 
-def edge_softmax(score: Tensor, index: Tensor, size: int) -> Tensor:
-    """exp(score) over its sum among edges with one index; (E, H) each."""
+def edge_softmax(score: Tensor, index: Tensor, size: int, sink: Tensor | None = None) -> Tensor:
+    """exp(score) over its sum among edges with one index, (E, H), plus exp(sink), (N, H), if given."""
     place = index[:, None].expand_as(score)
-    top = score.new_full((size, score.shape[1]), -math.inf)
+    if sink is None:
+        top = score.new_full((size, score.shape[1]), -math.inf)
+    else:
+        top = sink.detach()
     top = top.scatter_reduce(0, place, score.detach(), "amax")
     weight = torch.exp(score - top[index])
-    return weight / scatter_sum(weight, index, size)[index]
+    total = scatter_sum(weight, index, size)
+    if sink is not None:
+        total = total + torch.exp(sink - top)
+    return weight / total[index]
 
 
 class ConvergentGraphSolver(nn.Module):
@@ -126,13 +142,14 @@ class ConvergentGraphSolver(nn.Module):
     def __init__(self, config: CGSConfig):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config, nodes=config.heads, edges=config.heads)
+        nodes = (2 if config.weights == "sink" else 1) * config.heads
+        self.encoder = Encoder(config, nodes=nodes, edges=config.heads)
         self.decoder = MLP(
             [config.heads, 2 * config.hidden_channels, config.hidden_channels, config.out_channels],
             nn.functional.leaky_relu,
         )
         if config.gamma is None:
-            start = math.log(0.5 / 0.49)
+            start = math.log(config.gamma_start / (GAMMA - config.gamma_start))
             self.gamma_logit = nn.Parameter(torch.full((config.heads,), start))
         if config.weights == "clip":
             with torch.no_grad():  # in the middle of [0, 1], where the clip lets gradients through
@@ -143,12 +160,15 @@ class ConvergentGraphSolver(nn.Module):
         """γ, a number or (H,)."""
         if self.config.gamma is not None:
             return self.config.gamma
-        return 0.99 * torch.sigmoid(self.gamma_logit)
+        return GAMMA * torch.sigmoid(self.gamma_logit)
 
     def contraction(self, g: Graphs) -> tuple[Tensor, Tensor]:
         """γ A on the edges, (E, H), and b at the nodes, (N, H)."""
         b, logits = self.encoder(g)
-        if self.config.weights == "softmax":
+        if self.config.weights == "sink":
+            b, sink = b.chunk(2, dim=1)
+            A = edge_softmax(logits, g.target, len(b), sink)
+        elif self.config.weights == "softmax":
             A = edge_softmax(logits, g.source, len(b))
         else:
             leaving = torch.bincount(g.source, minlength=len(b)).to(b)[g.source]
@@ -157,10 +177,12 @@ class ConvergentGraphSolver(nn.Module):
         return self.gamma * A, b
 
     def certificate(self, g: Graphs) -> float:
-        """Largest Σ |γ A| over the edges that leave a node: a bound on the rate, ≤ max γ < 1 [-]."""
+        """Largest Σ |γ A| over the edges that leave (with "sink": enter) a node: a bound on the rate,
+        ≤ max γ < 1 [-]."""
         with torch.no_grad():
             A, b = self.contraction(g)
-            return float(scatter_sum(A.abs(), g.source, len(b)).max())
+            end = g.target if self.config.weights == "sink" else g.source
+            return float(scatter_sum(A.abs(), end, len(b)).max())
 
     def forward(self, g: Graphs, info: SolveInfo | None = None) -> Tensor:
         """ŷ (N, K).

@@ -27,7 +27,13 @@ from rheograd.sim.core.implicit import SolveInfo
 
 F64 = torch.float64
 SMALL = CGSConfig(5, 3, heads=4, hidden_channels=8)
-FORMS = [{}, {"weights": "softmax"}, {"weights": "signed", "gamma": None}, {"anderson": 4}]
+FORMS = [
+    {},
+    {"weights": "softmax"},
+    {"weights": "signed", "gamma": None},
+    {"anderson": 4},
+    {"weights": "sink", "gamma": None, "gamma_start": 0.8},
+]
 
 
 def generator(seed=0):
@@ -54,12 +60,13 @@ def test_certificate_iterations_and_the_exact_solution(form):
         model.decoder = torch.nn.Identity()
         z = model(g, info)
         A, b = model.contraction(g)
+        rate = float(torch.as_tensor(model.gamma).detach().max())
+        bound = SMALL.tol / (1 - rate) * float(b.norm())  # ‖z − z*‖ <= ‖z − T z‖/(1 − γ)
         for head in range(4):
             dense = torch.zeros(len(b), len(b), dtype=F64)
             dense.index_put_((g.target, g.source), A[:, head], accumulate=True)
             exact = torch.linalg.solve(torch.eye(len(b), dtype=F64) - dense, b[:, head])
-            torch.testing.assert_close(z[:, head], exact, atol=2e-6 * float(b.norm()), rtol=0)
-    rate = float(torch.as_tensor(model.gamma).detach().max())
+            torch.testing.assert_close(z[:, head], exact, atol=bound, rtol=0)
     assert model.certificate(g) <= rate + 1e-12 < 1
     assert info.iterations <= math.ceil(math.log(SMALL.tol) / math.log(rate)) + 1
 
@@ -79,6 +86,22 @@ def test_gradients(form):
     model.zero_grad()
     f(dict(model.named_parameters())).backward()
     assert all(p.grad is not None and p.grad.norm() > 0 for p in model.parameters())
+
+
+def test_pressures_are_a_fixed_point_of_means_with_a_sink():
+    """Logits ln k, no sink inside, nothing but the sink where p is given: p, as γ goes to 1."""
+    g = collate(pores()).to(F64)
+    fixed, given, k = g.nodes[:, 3] > 0, g.nodes[:, 4], g.edges[:, 2]
+    errors = []
+    for gamma in (0.99, 0.999, 0.9999):
+        model = make(weights="sink", gamma=gamma, heads=1, anderson=8, tol=1e-12).double()
+        sink = torch.where(fixed, 1e3, -1e3).double()
+        known = (torch.stack([given, sink], 1), torch.log(k)[:, None])
+        model.encoder.forward = lambda g, known=known: known
+        model.decoder = torch.nn.Identity()
+        assert model.certificate(g) <= gamma + 1e-12
+        errors.append(float((model(g) - g.y).norm() / g.y.norm()))
+    assert errors[2] < 1e-3 and all(a / b > 8 for a, b in zip(errors, errors[1:], strict=False))
 
 
 def test_graphs_of_a_batch_do_not_see_one_another_and_order_does_not_matter():
@@ -152,6 +175,8 @@ def test_errors():
     g = pores(1)[0]
     with pytest.raises(InputError, match="gamma in"):
         make(gamma=1.0)
+    with pytest.raises(InputError, match="gamma_start"):
+        make(gamma=None, gamma_start=0.995)
     with pytest.raises(InputError, match="weights"):
         make(weights="plain")
     with pytest.raises(InputError, match="nodes"):
