@@ -2,7 +2,8 @@
 
 `grid/cylinder` and `grid/cylinder-lift`: a turning cylinder, Re = 100, 64 × 32 cells. The network is
 compared with the solver of the same residual: rollouts under random actions, free shedding, CPU time, and
-plans: found through either of them in the same number of updates, and verified in the solver.
+plans: found through the network, through the solver, and with states of the solver but derivatives of
+the network ("surrogate"), all verified in the solver.
 
     python benchmarks/stagger_cylinder.py --train cylinder-64x32 --seconds 120
     python benchmarks/stagger_cylinder.py                     # rows that the file has are left out
@@ -219,13 +220,15 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=120.0, help="CPU seconds of training")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--only", nargs="*", default=["rollout", "wake", "lift"])
-    arguments.add_argument("--through", nargs="*", default=["network", "mac"])
+    arguments.add_argument("--through", nargs="*", default=["network", "surrogate", "mac"])
     arguments.add_argument("--network-updates", type=int, default=60)
+    arguments.add_argument("--surrogate-updates", type=int, default=25)
     arguments.add_argument("--mac-updates", type=int, default=15)
     arguments.add_argument("--again", action="store_true", help="measure rows that the file has")
     given = arguments.parse_args()
     torch.set_num_threads(1)
     given.updates = {"network": given.network_updates, "mac": given.mac_updates}
+    given.updates["surrogate"] = given.surrogate_updates
     if given.train:
         train(given.train, given.out, given.seconds, given.seed, given.start)
         return
@@ -235,7 +238,7 @@ def main() -> None:
         done = {row["measure"] for row in json.loads(results.file.read_text("utf-8"))["rows"]}
     horizon = 3 if given.quick else CylinderConfig.horizon
     if given.quick:
-        given.updates = {"network": 2, "mac": 1}
+        given.updates = {"network": 2, "surrogate": 1, "mac": 1}
     if "rollout" in given.only and "rollout free" not in done:
         net = Cylinder(CylinderConfig(solver="network", weights=given.weights))
         measure_rollouts(results, Cylinder(), net, horizon)

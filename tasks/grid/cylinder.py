@@ -4,7 +4,8 @@
     action: angular velocity Ω of the cylinder, held for 0.2 s
 
 `solver="mac"` plans in the flow solver (`MacFlowSolver`), `solver="network"` in a network trained on its
-residual (`operators.stagger`); what either finds can be run in the other.
+residual (`operators.stagger`), `solver="surrogate"` with states of the solver and derivatives of the
+network, taken at those states. What one finds can be run in the others.
 
 Source: Tokumaru & Dimotakis 1991 (control of a wake by rotation); Wandel et al. 2021, Huang et al. 2023
 (control through networks trained without labels). Scene and numbers are ours.
@@ -38,7 +39,7 @@ __all__ = [
 ]
 __all__ += ["LiftConfig"]
 
-SOLVERS = ("mac", "network")
+SOLVERS = ("mac", "network", "surrogate")
 FREE: dict[tuple, Tensor] = {}
 """What `Cylinder.free` gave for the latest scene."""
 KICK, KICK_TIME = 3.0, 1.5
@@ -70,9 +71,9 @@ class CylinderConfig:
     horizon: int = 24
     """Actions per episode; 4.8 s, between two and three periods of the vortices."""
     solver: str = "mac"
-    """What steps: "mac", or "network"."""
+    """What steps: "mac", "network", or "surrogate": steps of the former, derivatives of the latter."""
     weights: str = "cylinder-64x32"
-    """Name or file of the network (`operators.stagger.load_solver`), of this scene; none ships."""
+    """Name or file of the network (`operators.stagger.load_solver`), of this scene."""
     cells: tuple[int, int] = (64, 32)
     """Of the channel; 6.4 cells across the cylinder."""
     height: float = 2.0
@@ -108,11 +109,14 @@ class Flow:
 
     Args:
         task: whose scene it is.
-        inner: `MacFlowSolver` or `StaggerSolver`.
+        mac: steps, or
+        network: steps; both: the states of mac with the derivatives of network at them.
     """
 
-    def __init__(self, task: Cylinder, inner: MacFlowSolver | StaggerSolver) -> None:
-        self.task, self.inner, self.config = task, inner, task.config
+    def __init__(
+        self, task: Cylinder, mac: MacFlowSolver | None = None, network: StaggerSolver | None = None
+    ) -> None:
+        self.task, self.mac, self.network, self.config = task, mac, network, task.config
 
     @property
     def step_time(self) -> float:
@@ -124,12 +128,28 @@ class Flow:
         found: list[Tensor] = []
         while sum(f.shape[1] for f in found) < self.config.substeps:
             last = found[-1][:, -1] if found else u
-            if isinstance(self.inner, StaggerSolver):
-                found.append(self.inner(last, context))
-            else:
-                new = self.inner.step(FieldState(last), None, {"forcing": context})
-                found.append(new.u[:, None])
+            found.append(self._next(last, context))
         return torch.cat(found, 1)[:, : self.config.substeps]
+
+    def _next(self, u: Tensor, context: Tensor) -> Tensor:
+        """The next frames (B, T, 2, *cells), T of the network or 1."""
+        if self.network is None:
+            return self._solved(u, context, 1)
+        guess = self.network(u, context)
+        if self.mac is None:
+            return guess
+        with torch.no_grad():
+            true = self._solved(u, context, guess.shape[1])
+            # The network's frames have mean zero; constants have no meaning in either field.
+            gap = true - true.mean((-2, -1), keepdim=True) - guess
+        return guess + gap
+
+    def _solved(self, u: Tensor, context: Tensor, count: int) -> Tensor:
+        frames = [u]
+        for _ in range(count):
+            state = self.mac.step(FieldState(frames[-1]), None, {"forcing": context})
+            frames.append(state.u)
+        return torch.stack(frames[1:], 1)
 
     def step(self, state: WakeState, control: FieldControl, params: Any = None) -> WakeState:
         task, T = self.task, self.config.substeps
@@ -168,20 +188,21 @@ class Cylinder(Task[WakeState]):
         self.mac = MacFlowSolver(self.flow)
         self.action_limit = torch.tensor([c.limit])
         self._context, self._turn = self._scenes()
-        inner: MacFlowSolver | StaggerSolver = self.mac
-        if c.solver == "network":
+        network: StaggerSolver | None = None
+        if c.solver != "mac":
             fix = "Train one with benchmarks/stagger_cylinder.py --train"
             try:
-                inner = load_solver(c.weights)
+                network = load_solver(c.weights)
             except FileNotFoundError as error:
                 expected = "weights: a file, or a name that ships"
                 text = message(type(self).__name__, expected, repr(c.weights), fix)
                 raise InputError(text) from error
-            if inner.channels != 2 or inner.context != 3 or not math.isclose(inner.dt, c.dt):
+            if network.channels != 2 or network.context != 3 or not math.isclose(network.dt, c.dt):
                 expected = f"a network of stream function and pressure with dt = {c.dt:g} s"
-                got = f"{inner.channels} channels, {inner.context} of context, dt = {inner.dt:g} s"
+                sizes = f"{network.channels} channels, {network.context} of context"
+                got = f"{sizes}, dt = {network.dt:g} s"
                 raise InputError(message(type(self).__name__, expected, got, fix))
-        self.solver = Flow(self, inner)
+        self.solver = Flow(self, None if c.solver == "network" else self.mac, network)
 
     def _scenes(self) -> tuple[Tensor, Tensor]:
         """Context of the cylinder at rest, and what 1 rad/s adds, (1, 3, *cells)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import some_actions
 from rheograd.operators.stagger import SpaceSplit, StaggerSolver, TimeSplit, save_solver
 from rheograd.operators.t1.unet import UNet
 from rheograd.sim.core.errors import InputError
@@ -20,12 +21,6 @@ F64 = torch.float64
 @pytest.fixture(params=NANO, scope="module")
 def task(request):
     return task_by_name(request.param)
-
-
-def some_actions(task, batch=1, seed=0, dtype=F64):
-    generator = torch.Generator().manual_seed(seed)
-    unit = 2 * torch.rand(batch, task.horizon, task.action_size, generator=generator, dtype=F64) - 1
-    return (0.8 * unit * task.action_limit.to(F64)).to(dtype)
 
 
 def test_a_full_size_exists_beside_each_nano_size():
@@ -106,6 +101,25 @@ def test_a_network_stands_in_for_the_solver(tmp_path):
         task_by_name("grid/cylinder-nano", solver="network", weights="none")
     with pytest.raises(InputError, match="solver out of"):
         task_by_name("grid/cylinder-nano", solver="gas")
+
+
+def test_a_surrogate_has_the_solver_s_states_and_the_network_s_derivatives(tmp_path):
+    solver, file = network(tmp_path / "net.safetensors")
+    task = task_by_name("grid/cylinder-nano", solver="surrogate", weights=file)
+    mac = task_by_name("grid/cylinder-nano")
+    actions = some_actions(task, dtype=torch.float32)
+    last, truth = task.rollout(actions).final, mac.rollout(actions).final
+    assert torch.allclose(last.force, truth.force, atol=1e-5)
+    assert torch.allclose(last.wake, truth.wake, rtol=1e-4)
+    given = task.reset().u.requires_grad_(), torch.tensor([0.7], requires_grad=True)
+    cotangent = torch.randn(given[0].shape, generator=torch.Generator().manual_seed(2))
+    slopes = [
+        torch.autograd.grad((step(u, task.context(w))[:, -1] * cotangent).sum(), given)
+        for u, w in [given]
+        for step in (task.solver.frames, solver)
+    ]
+    for a, b in zip(*slopes, strict=True):
+        assert torch.equal(a, b) and float(a.abs().max()) > 0
 
 
 def test_the_shipped_network_follows_the_solver():
