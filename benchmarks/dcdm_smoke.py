@@ -90,8 +90,13 @@ class _Warnings(logging.Handler):
         self.count += 1
 
 
-def measure_driven(results, n: int, dim: int, count: int, engines: dict) -> None:
-    """The simulation itself with each engine."""
+def measure_driven(
+    results, n: int, dim: int, count: int, engines: dict, tol: float = 3e-7
+) -> None:
+    """The simulation itself with each engine.
+
+    tol bounds the mean square of what is left, `divergence_left` is its largest cell: a third of 1e-6.
+    """
     log = logging.getLogger("rheograd.operators.dcdm.solve")
     for name, method in engines.items():
         key = {"measure": f"smoke driven {dim}-D", "engine": name, "cells": n}
@@ -100,13 +105,14 @@ def measure_driven(results, n: int, dim: int, count: int, engines: dict) -> None
         fallen = _Warnings()
         log.addHandler(fallen)
         worst, iterations, seconds = 0.0, [], 0.0
-        for solver, state, system, b, spent in simulate(n, dim, count, method):
+        for solver, state, system, b, spent in simulate(n, dim, count, method, tol=tol):
             worst = max(worst, left(solver, state, system, b))
             iterations.append(solver.info.iterations)
             seconds += spent
         log.removeHandler(fallen)
         results.add(
             **key,
+            tolerance=tol,
             frames=count,
             iterations=sum(iterations) / count,
             most_iterations=max(iterations),
