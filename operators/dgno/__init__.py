@@ -27,6 +27,7 @@ from .evaluate import (
     relative_error,
     residual_rms,
 )
+from .helmholtz import Helmholtz2D, helmholtz_solutions
 from .inverse import Observation, Posterior, Target, noise_level, sensors
 from .model import DGNO, DGNOConfig
 from .multionet import MultiONet
@@ -48,6 +49,7 @@ __all__ = [
     "Darcy2D",
     "Encoder",
     "FieldSpec",
+    "Helmholtz2D",
     "MultiONet",
     "NormalPrior",
     "Observation",
@@ -74,6 +76,7 @@ __all__ = [
     "darcy_solutions",
     "fit_prior",
     "hamiltonian",
+    "helmholtz_solutions",
     "inflows",
     "logistic_phases",
     "noise_level",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ __all__ = [
     "darcy_inputs",
     "darcy_solutions",
 ]
+
+Walls = Callable[[Tensor], Tensor] | None
 
 
 def darcy_inputs(
@@ -59,7 +61,11 @@ def darcy_inputs(
 
 @torch.no_grad()
 def darcy_solutions(
-    a: Tensor, forcing: float = 10.0, fine: int = 3, smooth: bool = False
+    a: Tensor,
+    forcing: float = 10.0,
+    fine: int = 3,
+    smooth: bool = False,
+    walls: Walls = None,
 ) -> Tensor:
     """u at the cell centres of a, (S, 1, n, n), on `fine`² cells (odd) in each cell of a.
 
@@ -68,6 +74,7 @@ def darcy_solutions(
         forcing: f.
         fine: refinement.
         smooth: interpolate a cubically, else it is constant in each of its cells.
+        walls: values of u around the square, points (..., 2) → (...); default 0.
 
     Raises:
         InputError: an even refinement, which has no cell at the centres; permeabilities that are not
@@ -75,20 +82,24 @@ def darcy_solutions(
 
     Source: finite volumes of `sim.grid.pdes.Darcy`, second order.
     """
-    found = [
-        u[..., fine // 2 :: fine, fine // 2 :: fine] for _, u in _fine(a, forcing, fine, smooth)
-    ]
-    return torch.cat(found)
+    solved = _fine(a, forcing, fine, smooth, walls)
+    return torch.cat([u[..., fine // 2 :: fine, fine // 2 :: fine] for _, u in solved])
 
 
 @torch.no_grad()
-def darcy_fluxes(a: Tensor, forcing: float = 10.0, fine: int = 3, smooth: bool = False) -> Tensor:
+def darcy_fluxes(
+    a: Tensor,
+    forcing: float = 10.0,
+    fine: int = 3,
+    smooth: bool = False,
+    walls: Walls = None,
+) -> Tensor:
     """s = a ∇u at the cell centres of a, (S, 2, n, n): means of the fluxes through the two faces of the
     fine cell there, each of a harmonic mean of a.
 
     Args:
         a: permeabilities (S, 1, n, n).
-        forcing, fine, smooth: as of `darcy_solutions`; at least three fine cells in each.
+        forcing, fine, smooth, walls: as of `darcy_solutions`; at least three fine cells in each.
 
     Raises:
         InputError: as `darcy_solutions`; a refinement of one, whose faces are those of walls.
@@ -98,7 +109,7 @@ def darcy_fluxes(a: Tensor, forcing: float = 10.0, fine: int = 3, smooth: bool =
     if fine < 3:
         raise InputError(message("darcy_fluxes", "a refinement >= 3", fine, "Take 3 or 5"))
     h, mid, found = 1 / (a.shape[-1] * fine), fine // 2, []
-    for k, u in _fine(a, forcing, fine, smooth):
+    for k, u in _fine(a, forcing, fine, smooth, walls):
         parts = []
         for axis, other in ((-2, -1), (-1, -2)):
             n = u.shape[axis]
@@ -113,7 +124,9 @@ def darcy_fluxes(a: Tensor, forcing: float = 10.0, fine: int = 3, smooth: bool =
     return torch.cat(found)
 
 
-def _fine(a: Tensor, forcing: float, fine: int, smooth: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def _fine(
+    a: Tensor, forcing: float, fine: int, smooth: bool, walls: Walls
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Permeabilities and solutions on the fine cells, a few samples at a time."""
     from .encoders import at_points
 
@@ -129,7 +142,20 @@ def _fine(a: Tensor, forcing: float, fine: int, smooth: bool) -> Iterator[tuple[
             fix = "Take smooth=False, or raise the inputs"
             got = f"{float(k.min()):.3g}" + (" between the cells" if bool((part > 0).all()) else "")
             raise InputError(message("darcy_solutions", "permeabilities > 0", got, fix))
-        yield k, solver.solve(k)
+        given = None if walls is None else {"forcing": forcing + _from_walls(grid, walls, k)}
+        yield k, solver.solve(k, given)
+
+
+def _from_walls(grid: Grid, walls: Callable[[Tensor], Tensor], k: Tensor) -> Tensor:
+    """What values at walls add to the forcing of the cells beside them, 2 k g/dx², (S, 1, *cells)."""
+    centres, total = grid.points(k), torch.zeros_like(k)
+    for axis, h in enumerate(grid.dx):
+        for at, place in ((0, 0.0), (-1, 1.0)):
+            x = centres.select(axis, at).clone()
+            x[..., axis] = place
+            layer = total.select(axis + 2, at)
+            layer += 2 / h**2 * k.select(axis + 2, at) * walls(x)
+    return total
 
 
 def burgers_inputs(

@@ -94,8 +94,9 @@ class Posterior:
         residual_count: N; default dβ.
         generator: of the particles.
         binary: the residuals see a decoded input of two phases as its nearest phase, with the slope of
-            its chance (straight through). The energy then has jumps, which `maximize` takes as they come
-            and at which samplers accept or reject by the energy, so that draws are of this posterior.
+            its chance (straight through). The energy then has jumps: `maximize` takes what lowers it, and
+            samplers accept by it, so that draws are of this posterior; but with steps a hundred times
+            smaller where residuals weigh much, too small to mix. For MAP estimates.
 
     Raises:
         InputError: nothing observed, values that do not fit their points, a prior of other codes, an

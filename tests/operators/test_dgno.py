@@ -12,6 +12,7 @@ from rheograd.operators.dgno import (
     CubePrior,
     Darcy2D,
     DGNOConfig,
+    Helmholtz2D,
     Observation,
     Posterior,
     RealNVP,
@@ -19,14 +20,16 @@ from rheograd.operators.dgno import (
     StokesReference,
     burgers_inputs,
     burgers_solutions,
+    darcy_fluxes,
     darcy_inputs,
     darcy_solutions,
+    helmholtz_solutions,
     inflows,
     noise_level,
     pixel_accuracy,
     relative_error,
 )
-from rheograd.operators.dgno.jets import pairs
+from rheograd.operators.dgno.jets import function_jet, pairs
 from rheograd.operators.train import Trainer, TrainerConfig
 from rheograd.sim.core.errors import InputError
 from rheograd.sim.core.gradients import taylor_test
@@ -115,6 +118,71 @@ def test_darcy_reads_the_given_field_like_a_decoded_one(generator):
     strong = point.residuals(u, type(P)(P.x, P.weight, P.gradient), a)["residual"]
     average = P.average(strong)
     assert float((weak - average).abs().max()) < 0.05 * float(average.abs().max())
+
+
+def ripple(x):
+    """cos 2x cos 3z, with Δu = −13 u."""
+    return torch.cos(2 * x[..., 0]) * torch.cos(3 * x[..., 1])
+
+
+def test_helmholtz_residual_vanishes_at_a_solution():
+    """As R², and not with another a; the reference finds the same solution as h²."""
+    off = []
+    u = decoded({"u": lambda x: ripple(x)[:, None]})
+    for radius in (0.08, 0.04):
+        problem = Helmholtz2D((8, 8), walls=ripple, radius=radius, count=60)
+        a = torch.full((1, 1, 8, 8), 13.0, dtype=torch.float64)
+        found = problem.residuals(u, sample(problem), a)["residual"]
+        off.append(float(found.abs().max()))
+    assert off[1] < 2e-3 and off[0] / off[1] > 3
+    assert float(problem.residuals(u, sample(problem), 1.2 * a)["residual"].abs().max()) > 0.1
+    errors = []
+    for n in (8, 16):
+        a = torch.full((1, 1, n, n), 13.0, dtype=torch.float64)
+        x = Helmholtz2D((n, n)).points(a)
+        errors.append(float((helmholtz_solutions(a, ripple).flatten() - ripple(x)).abs().max()))
+    assert errors[1] < 1e-3 and errors[0] / errors[1] > 3.5
+    with pytest.raises(InputError, match="odd"):
+        helmholtz_solutions(a, fine=2)
+    with pytest.raises(InputError, match="size"):
+        Helmholtz2D(size=0.0)
+
+
+def test_values_at_walls(generator):
+    """Held by every decoder, with derivatives; the reference keeps a plane of constant a."""
+    x = torch.rand(9, 2, generator=generator, dtype=torch.float64)
+    y = x.clone().requires_grad_()
+    g = ripple(y)
+    slope = torch.autograd.grad(g.sum(), y, create_graph=True)[0]
+    second = [torch.autograd.grad(slope[:, i].sum(), y, retain_graph=True)[0] for i in (0, 1)]
+    rows = [g, slope[:, 0], slope[:, 1], second[0][:, 0], second[0][:, 1], second[1][:, 1]]
+    assert torch.allclose(function_jet(ripple, x, 2), torch.stack(rows), atol=1e-12)
+    with pytest.raises(InputError, match="one number per point"):
+        Darcy2D((8, 8), walls=lambda x: x)
+    with pytest.raises(InputError, match="unit > 0"):
+        Darcy2D((8, 8), walls=ripple, forcing=0.0)
+
+    problem = Darcy2D((8, 8), "mixed", (5.0, 10.0), 0.0, 8, 3, walls=ripple, unit=10.0)
+    model = awake(DGNO(problem, DGNOConfig(**SMALL), generator=generator), generator).double()
+    a = darcy_inputs(2, 8, (5.0, 10.0), generator=generator).double()
+    model.fit_scales(a)
+    edge = x.clone()
+    edge[:, 0] = 1.0
+    assert torch.allclose(model(a, edge), ripple(edge).expand(2, 1, -1), atol=1e-12)
+    assert float((model(a, x) - ripple(x)).detach().abs().max()) > 1e-3
+    own = model(a, x.expand(2, -1, -1))
+    assert torch.allclose(own, model(a, x), atol=1e-12)
+    u = darcy_solutions(a, 0.0, walls=ripple)
+    model.loss({"a": a, "u": u}, generator)["loss"].backward()
+    one = torch.full((1, 1, 8, 8), 2.0, dtype=torch.float64)
+
+    def plane(x):
+        return x[..., 0] + 0.5 * x[..., 1]
+
+    found = darcy_solutions(one, 0.0, walls=plane).flatten()
+    assert torch.allclose(found, plane(problem.points(one)), atol=1e-12)
+    flux = darcy_fluxes(one, 0.0, walls=plane)[0]
+    assert torch.allclose(flux, torch.tensor([2.0, 1.0]).double()[:, None, None], atol=1e-10)
 
 
 def test_burgers_residual_of_a_travelling_front():
@@ -211,6 +279,8 @@ def models(generator):
     two = darcy_inputs(3, 8, (5.0, 10.0), generator=generator)
     yield Darcy2D((8, 8), "mixed", (5.0, 10.0), **darcy), two
     yield Darcy2D((8, 8), "strong", (5.0, 10.0), **darcy), two
+    waves = darcy_inputs(3, 8, (1.0, 15.0), generator=generator)
+    yield Helmholtz2D((8, 8), (1.0, 15.0), **darcy), waves
     yield Burgers1D(16, count=12, frames=3), burgers_inputs(3, 16 * 4, generator)[..., ::4]
     yield StokesCylinder(16, count=12), inflows(3, 16, generator)
 
