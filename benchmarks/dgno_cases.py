@@ -26,6 +26,7 @@ from rheograd.operators.dgno import (
     inflows,
 )
 from rheograd.operators.dgno.problem import Problem
+from rheograd.operators.train import TrainerConfig
 from rheograd.sim.io.checkpoint import load_checkpoint, save_checkpoint
 
 PHASES = (5.0, 10.0)
@@ -58,6 +59,7 @@ class Case:
     lr: float = 3e-3
     labelled: int = 0
     batch: int = 25
+    optimizer: str = "adam"
 
 
 def _phases(form: str, **options) -> Callable[[], Problem]:
@@ -104,6 +106,19 @@ CASES = {
     ),
     "burgers": Case(
         lambda: Burgers1D(), "burgers", DGNOConfig(weight_input=20.0, first_weight=0.0)
+    ),
+    "phases mixed, SOAP": Case(
+        _phases("mixed", count=80), "phases", FROM_ONE, lr=6e-3, optimizer="soap"
+    ),
+    "smooth primal, SOAP": Case(
+        _smooth("primal", count=80), "smooth", FROM_ONE, lr=6e-3, optimizer="soap"
+    ),
+    "burgers, SOAP": Case(
+        lambda: Burgers1D(count=80), "burgers", DGNOConfig(weight_input=20.0), lr=1e-2, batch=50,
+        optimizer="soap",
+    ),
+    "stokes, SOAP": Case(
+        lambda: StokesCylinder(), "stokes", DGNOConfig(latent=16), batch=16, optimizer="soap"
     ),
     "burgers PI-DeepONet": Case(
         lambda: Burgers1D(), "burgers", DGNOConfig(weight_input=20.0, kind="deep")
@@ -170,14 +185,14 @@ def train(
     seed: int = 0,
     chunk: float = 5.0,
 ) -> tuple[DGNO, dict]:
-    """Adam for so many seconds of process time; the learning rate follows the clock.
+    """For so many seconds of process time; the learning rate follows the clock.
 
     Goes on from `folder`, where it leaves the model every `chunk` seconds.
     """
     file = folder / f"{name.replace(' ', '-').replace(',', '')}-{seconds:g}-{seed}.safetensors"
     model = make(case, seed)
     model.fit_scales(known.train)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], case.lr)
+    optimizer = TrainerConfig(updates=1, optimizer=case.optimizer, lr=case.lr).make_optimizer(model)
     spent, updates = 0.0, 0
     if file.exists():
         config = load_checkpoint(file, model, optimizer).config

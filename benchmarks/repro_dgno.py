@@ -4,8 +4,8 @@ One core, process time. Rows, in the order of the acceptance list of docs/dgno.m
 
     test functions      A1, A2: gradients, bias of the rules, residual of an exact solution
     shared trunk        A3: one evaluation of the trunk against one per sample
-    train …, T s        A4 and the other problems: T seconds of Adam on inputs alone (on labels where the
-                        name says so), errors on unseen inputs; baselines in the same time
+    train …, T s        A4 and the other problems: T seconds of Adam, or of SOAP, on inputs alone (on
+                        labels where the name says so), errors on unseen inputs; baselines alike
     layers …            A5: MultiONet and DeepONet of equal size, supervised, three seeds
     inverse …, T s      A6: sensors and noise → MAP, Laplace and Hamiltonian samples, coverage of 90 %
 
@@ -179,7 +179,7 @@ def training(name: str, measure: str, seconds: float, given) -> dict:
     row["parameters"] = sum(p.numel() for p in model.parameters())
     if name == "phases PI-DeepONet":
         row["error of what the strong form aims at"] = strong_limit(known)
-    if name in ("phases mixed", "phases PI-DeepONet"):
+    if name in ("phases mixed", "phases mixed, SOAP", "phases PI-DeepONet"):
         for fraction in (0.3, 0.4, 0.6, 0.7):
             a = inputs(kind, 4 if given.quick else 40, 11, fraction)
             found = errors(model, known, kind, a, reference(kind, a))
@@ -358,7 +358,7 @@ def main() -> None:
     for name, kind in (
         ("smooth primal", "normal"), ("smooth primal", "flow"), ("smooth bayes", "joint"),
         ("phases mixed", "normal"), ("phases mixed", "flow"), ("phases mixed, w from 1", "normal"),
-        ("phases bayes", "joint"),
+        ("phases bayes", "joint"), ("phases mixed, SOAP", "normal"), ("smooth primal, SOAP", "normal"),
     ):  # fmt: skip
         for count, decibels in ((100, 25), (25, 25), (100, 50), (100, 20), (25, 50), (25, 20)):
             first = (count, decibels) == (100, 25)
