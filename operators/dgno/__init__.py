@@ -20,6 +20,7 @@ from .encoders import Encoder, at_points
 from .evaluate import (
     coverage,
     cross_correlation,
+    generate,
     logistic_phases,
     pixel_accuracy,
     predict,
@@ -75,6 +76,7 @@ __all__ = [
     "darcy_inputs",
     "darcy_solutions",
     "fit_prior",
+    "generate",
     "hamiltonian",
     "helmholtz_solutions",
     "inflows",

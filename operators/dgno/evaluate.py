@@ -7,11 +7,13 @@ from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 from .model import DGNO
+from .priors import Prior
 from .scattered import Scattered
 
 __all__ = [
     "coverage",
     "cross_correlation",
+    "generate",
     "logistic_phases",
     "pixel_accuracy",
     "predict",
@@ -113,7 +115,7 @@ def predict(
     a: Tensor | Scattered,
     x: Tensor | None = None,
     draws: int = 100,
-    delta: Tensor | float = 0.0,
+    delta: Tensor | float | str = 0.0,
     generator: torch.Generator | None = None,
     of: str = "u",
 ) -> Tensor:
@@ -128,7 +130,8 @@ def predict(
         x: points (n, D); default those of the problem.
         draws: number of samples.
         delta: standard deviation of the decoder's error, a number or (C, n): root mean square of
-            model(a) − u over a few references that training did not see.
+            model(a) − u over a few references that training did not see; or "labels", the spread of
+            labels that a model with `bayes` learned.
         generator: source.
         of: another one of the problem's observables.
     """
@@ -143,9 +146,40 @@ def predict(
             return frozen(beta) if same else model.at(points, order, names)(beta)
 
         u = model.problem.observe(of, decode, x)
-        return u + delta * torch.randn(u.shape, generator=generator).to(u)
+        sigma = model.label_spread(u, of) if delta == "labels" else delta
+        return u + sigma * torch.randn(u.shape, generator=generator).to(u)
 
     return torch.stack([one() for _ in range(draws)])
+
+
+@torch.no_grad()
+def generate(
+    model: DGNO,
+    prior: Prior,
+    count: int,
+    x: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Inputs and solutions that belong together, from codes of a prior.
+
+    Args:
+        model: trained.
+        prior: of its codes.
+        count: B.
+        x: points of the solutions (n, D); default those of the problem.
+        generator: source.
+
+    Returns:
+        Inputs (B, 1, *cells) on the problem's grid (of two phases their means), solutions (B, C, n).
+
+    Source: Zang & Koutsourelakis 2025 (DGenNO): p(a|β) p(u|β) p(β).
+    """
+    like = next(model.parameters())
+    beta, problem = prior.sample(count, generator).to(like), model.problem
+    decode, cells = model.decode(beta), problem.grid.cells
+    a = problem.inputs(decode, problem.grid.points(like).reshape(-1, len(cells)))
+    x = problem.points(like) if x is None else x
+    return a.reshape(count, 1, *cells), problem.solution(decode, x)
 
 
 @torch.no_grad()

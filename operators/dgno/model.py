@@ -361,6 +361,23 @@ class DGNO(nn.Module):
             raise InputError(message("DGNO.loss", "labels at the problem's points", "x", fix))
         return (0.5 * squares / size[:, None] / (2 * level).exp() + level).mean(1)
 
+    def label_spread(self, u: Tensor, of: str = "u") -> Tensor:
+        """Learned standard deviation of labels around solutions (..., C, n) that broadcasts to them.
+
+        Raises:
+            InputError: without `bayes`; spreads of "nodes" at other points.
+        """
+        if not self.config.bayes:
+            fix = "Give it as a number"
+            raise InputError(message("DGNO.label_spread", "a model with bayes", "none", fix))
+        level = self.log_label
+        if self.config.label_spread == "nodes":
+            level = self.log_nodes[of]
+            if level.shape != u.shape[-2:]:
+                expected = f"the problem's points, (…, {', '.join(map(str, level.shape))})"
+                raise InputError(message("DGNO.label_spread", expected, u, "Leave x out"))
+        return level.exp() * u.square().mean((-2, -1), keepdim=True).sqrt()
+
     def decode(self, beta: Tensor) -> Decode:
         """Fields of codes as a function of points, as `Problem` asks for them."""
         return lambda x, order, names: self.at(x, order, names)(beta)

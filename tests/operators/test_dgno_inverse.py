@@ -16,6 +16,7 @@ from rheograd.operators.dgno import (
     coverage,
     cross_correlation,
     darcy_inputs,
+    generate,
     hamiltonian,
     logistic_phases,
     nuts,
@@ -215,6 +216,16 @@ def test_predictions_spread_by_code_and_by_error(generator):
     assert same.shape == (3, 2, 1, 64) and float(same.std(0).max()) == 0
     wide = predict(sure, a, x, 400, 0.2, generator)
     assert abs(float(wide.std(0).mean()) - 0.2) < 0.02
+
+
+def test_pairs_from_the_prior(generator):
+    problem = Darcy2D((8, 8), "mixed", (5.0, 10.0), count=6, points=3)
+    model = awake(DGNO(problem, DGNOConfig(**SMALL), generator=generator), generator)
+    a, u = generate(model, CubePrior(6), 5, generator=torch.Generator().manual_seed(1))
+    assert a.shape == (5, 1, 8, 8) and u.shape == (5, 1, 64)
+    assert 5 <= float(a.min()) and float(a.max()) <= 10
+    beta = CubePrior(6).sample(5, torch.Generator().manual_seed(1))
+    assert torch.equal(u, problem.solution(model.decode(beta), problem.points(a)))
 
 
 def test_coverage_of_normal_samples(generator):

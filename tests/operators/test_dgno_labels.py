@@ -235,6 +235,13 @@ def test_a_spread_for_every_node(generator):
     level.grad = None
     model.loss({"a": a, "u": u}, generator)["loss"].backward()
     assert float(level.grad.abs().max()) < 1e-5
+    drawn = predict(model, a[:2], draws=400, delta="labels", generator=generator)
+    expected = rms * mean[:2].square().mean((1, 2), keepdim=True).sqrt()
+    assert torch.allclose(drawn.std(0), expected, rtol=0.2)
+    with pytest.raises(InputError, match="the problem's points"):
+        predict(model, a[:2], torch.rand(5, 2), 2, "labels")
+    with pytest.raises(InputError, match="with bayes"):
+        predict(DGNO(problem, DGNOConfig(**SMALL)), a[:2], draws=2, delta="labels")
     with pytest.raises(InputError, match="problem's points"):
         x = torch.rand(100, 3, 2)
         model.loss({"a": a, "u": torch.zeros(100, 1, 3), "x": x}, generator)
