@@ -38,7 +38,7 @@ class DGNOConfig:
     """ℓ, layers that are multiplied; default depth − 1."""
     kind: str = "multi"
     """"multi" (MultiONet), "deep" (DeepONet), or "entries" (MultiONet that takes entries one by one)."""
-    kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    kinds: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     """Other kinds by field, e.g. {"s": "entries"}: the published decoder of Stokes stresses."""
     first_weight: float = 1.0
     """First value of the w of MultiONets. The published 0 costs the first hundreds of updates."""
