@@ -19,13 +19,15 @@ from ...sim.core.colliders import Collider
 from ...sim.core.errors import InputError, message
 from ...sim.core.shapes import Box, Sphere
 from ...sim.grid import GasConfig, GasModel, GasSolver, GasState, Nozzle, Solids, solids_of
-from ...sim.grid.pdes import Grid
+from ...sim.grid.pdes import GaussianField, Grid
 from .pde_flows import Advance, Flow, Solutions, quiet, require, uniform
 
 __all__ = ["Smoke", "SmokeScene", "Source"]
 
 RATE = 10.0
 """At which gas at a source takes its temperature and smoke [1/s]."""
+CLOUD_MODES = 6
+"""Half waves per axis of the smoke at first, at most: as many as every grid has."""
 NOWHERE = Collider(Sphere(1.0), (1e6, 0.0, 0.0))
 """The model's obstacle: bodies of scenes enter by `_Solver.solids`."""
 
@@ -50,6 +52,8 @@ class SmokeScene:
 
     bodies: tuple[Collider, ...]
     sources: tuple[Source, ...]
+    cloud: int
+    """Seed of the smoke at first."""
 
 
 class _Solver(GasSolver):
@@ -66,7 +70,9 @@ class _Solver(GasSolver):
 class Smoke(Flow):
     """Smoke in a box of 1 m, closed at the bottom and around, in air at rest at first.
 
-    A scene has 1 … `obstacles` bodies, balls and turned boxes, and 1 … `sources` sources below them.
+    A scene has 1 … `obstacles` bodies, balls and turned boxes, and 1 … `sources` sources below them, or
+    none of a kind of which 0 is the most. `clouds` fill the box with warm smoke at first, c |g| with a
+    smooth Gaussian field g of variance 1, as warm as `heat` where there is 1 kg/m³ of it.
     Fields: velocity [m/s], averages of the faces of a cell; smoke [kg/m³]; temperature above that of
     the surroundings [K]; pressure [Pa]; all 0 in bodies. Constant in time: obstacle, 1 in bodies; and
     what sources give to clean air, smoke_source [kg/m³/s] and heat_source [K/s].
@@ -75,7 +81,8 @@ class Smoke(Flow):
         cells: per axis.
         dt: step [s].
         dim: 2 or 3 axes.
-        obstacles, sources: most of each, obstacles ≥ 0, sources ≥ 1.
+        obstacles, sources: most of each.
+        clouds: c [kg/m³]; 0 is clean air.
         heat: of the warmest source [K]; others have at least a quarter.
         eta, diffusivity, smoke_diffusivity, weight: as in `GasModel`.
         settle: time before the first frame [s].
@@ -94,6 +101,7 @@ class Smoke(Flow):
         dim: float = 2,
         obstacles: float = 3,
         sources: float = 2,
+        clouds: float = 0.0,
         heat: float = 40.0,
         eta: float = 0.0,
         diffusivity: float = 0.0,
@@ -108,14 +116,16 @@ class Smoke(Flow):
             raise InputError(message("Smoke", "dim 2 or 3", dim, "Correct --parameters"))
         if top not in ("open", "wall"):
             raise InputError(message("Smoke", "top open or wall", top, "Correct --parameters"))
-        require("Smoke", 0, whole=True, obstacles=obstacles)
-        require("Smoke", 1, whole=True, sources=sources)
-        require("Smoke", 0, heat=heat, settle=settle)
+        require("Smoke", 0, whole=True, obstacles=obstacles, sources=sources)
+        require("Smoke", 0, heat=heat, settle=settle, clouds=clouds)
+        if not (sources or clouds):
+            expected = "sources >= 1 or clouds > 0"
+            raise InputError(message("Smoke", expected, "neither", "Correct --parameters"))
         self.dim, self.dt, self.most = int(dim), dt, (int(obstacles), int(sources))
         gas = {"eta": eta, "diffusivity": diffusivity, "smoke_diffusivity": smoke_diffusivity}
         self.numbers = {
             "obstacles": obstacles, "sources": sources, "heat": heat, "settle": settle,
-            "weight": weight, **gas,
+            "weight": weight, "clouds": clouds, **gas,
         }  # fmt: skip
         spot = {"position": (0.0, 0.0, 0.0), "direction": (0.0, 0.0, 1.0), "strength": 0.0}
         self.model = GasModel(
@@ -163,13 +173,19 @@ class Smoke(Flow):
                    self.numbers["heat"] * draw(0.25, 1.0), draw(0.5, 1.0))
             for _ in range(count(self.most[1]))
         ]  # fmt: skip
-        return SmokeScene(tuple(bodies), tuple(sources))
+        cloud = int(torch.randint(2**31, (), generator=generator))
+        return SmokeScene(tuple(bodies), tuple(sources), cloud)
 
     def prepare(
         self, scenes: Sequence[SmokeScene], like: Tensor
     ) -> tuple[GasSolver, GasState, dict[str, dict[str, Tensor]]]:
         """Solver, state at rest and parameters of some scenes."""
-        state = self.model.initial_state(len(scenes), dtype=like.dtype, device=like.device)
+        places = self._places(scenes, like)
+        smoke = self._clouds(scenes, like) * places.fluid
+        state = self.model.initial_state(
+            len(scenes), smoke=smoke, temperature=self.model.ambient + self.numbers["heat"] * smoke,
+            dtype=like.dtype, device=like.device,
+        )  # fmt: skip
         poses, params = state.nozzle_pose.clone(), {}
         for k in range(self.most[1]):
             own = [s.sources[k] if k < len(s.sources) else None for s in scenes]
@@ -183,7 +199,7 @@ class Smoke(Flow):
                 "temperature": like.new_tensor([air + o.heat if o else air for o in own]),
                 "smoke": like.new_tensor([o.smoke if o else 0.0 for o in own]),
             }
-        solver = _Solver(self.model, self.config, self._places(scenes, like))
+        solver = _Solver(self.model, self.config, places)
         return solver, dataclasses.replace(state, nozzle_pose=poses), params
 
     def first_step(self, scenes: Sequence[SmokeScene], like: Tensor) -> None:
@@ -226,6 +242,16 @@ class Smoke(Flow):
             "pressure": (state.pressure * air)[:, None],
             "velocity": self.model.grid.at_cells(state.u).movedim(-1, 1),
         }
+
+    def _clouds(self, scenes: Sequence[SmokeScene], like: Tensor) -> Tensor:
+        """Smoke at first (B, *cells), the same function on every grid."""
+        if not self.numbers["clouds"]:
+            return like.new_zeros(len(scenes), *self.model.cells)
+        field = GaussianField(self.grid, 4.0, 8.0, basis="neumann", modes=CLOUD_MODES)
+        size = self.numbers["clouds"] / float(field.variance().mean().sqrt())
+        draws = [torch.Generator().manual_seed(scene.cloud) for scene in scenes]
+        rows = [field.sample(1, draw, dtype=torch.float64)[0] for draw in draws]
+        return size * torch.cat(rows).abs().to(like)
 
     def _places(self, scenes: Sequence[SmokeScene], like: Tensor) -> Solids:
         """Open faces and gas of each scene, one row per scene."""

@@ -191,6 +191,23 @@ def test_files_say_what_is_in_them(tmp_path):
     assert all(math.isfinite(float(v.sum())) for v in numbers.values())
 
 
+def test_clouds_are_the_same_on_every_grid_and_rise():
+    (coarse, _), (fine, _) = (
+        problem("pde/smoke", "sources=0", "clouds=0.5", "obstacles=0", "settle=0", grid=n)
+        for n in (16, 48)
+    )
+    scenes = scenes_of(coarse, [0, 1])
+    found = coarse.solve(scenes, 2, 10, F64)
+    start = found.fields["smoke"][:, 0, 0]
+    assert float(start.square().mean().sqrt()) == pytest.approx(0.5, rel=0.3)
+    torch.testing.assert_close(found.fields["temperature"][:, 0, 0], 40 * start)
+    again = fine.solve(scenes, 1, 1, F64).fields["smoke"][:, 0, 0, 1::3, 1::3]  # the same places
+    torch.testing.assert_close(again, start, rtol=0.02, atol=0.02)
+    free = 9.81 / 293.15 * 40 * float(start.max()) * 10 * coarse.dt  # without pressure
+    assert 0.1 * free < float(found.fields["velocity"][:, 1].abs().max()) < free
+    assert not found.constant["smoke_source"].any()
+
+
 def test_no_obstacles_is_an_empty_box_too():
     pde, _ = problem("pde/smoke", "obstacles=0")
     found = pde.solve(scenes_of(pde, [0]), 2, 2, F64)

@@ -185,6 +185,7 @@ def test_the_command_line_takes_parameters_and_presets(tmp_path, capsys):
         (["pde/poisson", "--dt", "0.1"], "stationary"),
         (["pde/smoke", "--parameters", "top=slip"], "top open or wall"),
         (["pde/smoke", "--parameters", "obstacles=1.5"], "whole obstacles >= 0"),
+        (["pde/smoke", "--parameters", "sources=0"], "sources >= 1 or clouds > 0"),
         (["pde/smoke", "--parameters", "eta=1"], "dt <="),
         (["pde/smoke", "--parameters", "wind=1"], "those of pde/smoke; got wind"),
         (["pde/cylinder", "--grid", "33"], "even number of cells"),
