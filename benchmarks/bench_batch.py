@@ -61,7 +61,7 @@ class Case:
         self.substeps = STEPS * self.solver.config.substeps
 
     def batch(self, count: int) -> Any:
-        return self.state.map(lambda t: t.repeat(count, *[1] * (t.ndim - 1)))
+        return self.state.repeat(count)
 
     def run(self, state: Any, policy: str = "none", steps: int = STEPS) -> Any:
         def control(t: int, state: Any) -> Any:

@@ -63,6 +63,10 @@ class State:
         """Copy with `function` applied to every tensor."""
         return self.replace(**{name: function(t) for name, t in self.tensors().items()})
 
+    def repeat(self: S, count: int) -> S:
+        """Every scene so many times, one after the other as a whole."""
+        return self.map(lambda t: t.repeat(count, *[1] * (t.ndim - 1)))
+
     def clone(self: S) -> S:
         return self.map(torch.clone)
 

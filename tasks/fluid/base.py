@@ -224,7 +224,7 @@ class FluidTask(AxisTask[MPMState]):
         if self.config.jitter and seed:
             state = self.randomize(state.to(torch.float64), torch.Generator().manual_seed(seed))
         state = state.to(dtype=dtype, device=device)
-        return state.map(lambda t: t.repeat(batch_size, *[1] * (t.ndim - 1)))
+        return state.repeat(batch_size)
 
     def randomize(self, state: MPMState, generator: torch.Generator) -> MPMState:
         """State (B = 1, float64) with driven tools and rigid bodies elsewhere, see `jitter`."""

@@ -190,7 +190,7 @@ class Gathering(Task[MPMState]):
         state = self._settled.to(dtype=dtype, device=device)
         if self.config.agitation:
             state = state.replace(v=state.v + self._slosh(state.x, seed))
-        return state.map(lambda t: t.repeat(batch_size, *[1] * (t.ndim - 1)))
+        return state.repeat(batch_size)
 
     @torch.no_grad()
     def _settle(self) -> MPMState:

@@ -49,15 +49,15 @@ from ...sim.fem import FEMConfig, FEMControl, FEMModel, FEMState, SolverFEM
 from ...sim.fem.bodies import Body, fingertip
 from ...sim.fem.prepare import PreparedFEM
 from ..axes import Axis
+from ..bodies import Kept, at_rest, settle
 from ..core import Task
 from ..watched import Watched, WatchedState, WatchedTask
 from .scene import Scene, Touch
 
 __all__ = ["Axis", "ShellBase", "ShellConfig", "ShellTask"]
 
-STARTS: dict[Any, FEMState] = {}
-"""Settled starts by class, configuration and seed, the latest `KEPT`."""
-KEPT = 64
+STARTS = Kept(64)
+"""Settled starts by class, configuration and seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,31 +182,18 @@ class ShellBase(Task[FEMState]):
         seed = seed if self.config.jitter else 0
         key = type(self), self.config, seed
         if key not in STARTS:
-            while len(STARTS) >= KEPT:
-                STARTS.pop(next(iter(STARTS)))
             STARTS[key] = self._settled(seed)
         state = STARTS[key].to(device=device)
-        return state.map(lambda t: t.repeat(batch_size, *[1] * (t.ndim - 1)))
+        return state.repeat(batch_size)
 
     @torch.no_grad()
     def _settled(self, seed: int) -> FEMState:
         state = self.first()
         if seed:
             state = self._shifted(state, torch.Generator().manual_seed(seed))
-        prepared, dt = self.prepared(state), self.config.dt
-        for steps, moves in (*self.closing(), (self.config.settle, {})):
-            twist = torch.zeros(1, len(self.handles), 6, dtype=torch.float64)
-            for name, velocity in moves.items():
-                twist[0, self.handles[name], : len(velocity)] = twist.new_tensor(velocity)
-            for _ in range(steps):
-                state = self.fem.step(state, FEMControl(twist=twist), prepared)
-                # What swings loses most of its speed in every step, and weight is still carried.
-                state = state.replace(v=0.2 * state.v)
-        state = self.started(state)
-        still = torch.zeros_like(state.x)
-        return state.replace(
-            v=still, x_prev=state.x.clone(), v_prev=still.clone(), t=dt * 0.0, steps=0
-        )
+        motions = (*self.closing(), (self.config.settle, {}))
+        state = settle(self.fem, state, self.prepared(state), self.handles, motions)
+        return at_rest(self.started(state))
 
     def started(self, state: FEMState) -> FEMState:
         """Last changes of the settled state, before it is at rest."""

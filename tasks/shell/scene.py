@@ -18,14 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...sim.core.colliders import Collider
 from ...sim.core.rotations import rotate
-from ...sim.core.shapes import Plane
 from ...sim.fem import FEMModel, Handle, Solid
 from ...sim.fem.bodies import Body
 from ...sim.fem.contact import ObstacleContact, Surface, SurfaceContact, boundary_triangles
-from ...sim.fem.parts import Part
 from ...sim.shell import SheetMesh
+from ..bodies import Bodies
 
 __all__ = ["TIP_RADIUS", "Scene", "Touch"]
 
@@ -61,37 +59,22 @@ class Touch:
     """Whether sheets meet sheets, themselves included."""
 
 
-class Scene:
-    """Collects bodies, handles and plates; makes a model of them."""
+class Scene(Bodies):
+    """Scenes of the module docstring."""
+
+    colors = COLORS
+    clear = "tip"
 
     def __init__(self) -> None:
-        self.spans: dict[str, slice] = {}
-        """Points of each body."""
+        super().__init__()
         self.meshes: dict[str, SheetMesh] = {}
         """Sheets, in the numbering of their own points."""
-        self.handles: list[Handle] = []
-        self.parts: list[Part] = []
-        self.plates: list[Collider] = []
-        self.faces: dict[str, Tensor] = {}
-        """Surface triangles of each body, in the numbering of all points."""
         self._X: list[Tensor] = []
-        self._x: list[Tensor] = []
-        self._skins: list[Tensor] = []
-        self._kinds: list[Tensor] = []
 
-    @property
-    def x(self) -> Tensor:
-        """Start positions [m], (N, 3)."""
-        return torch.cat(self._x)
-
-    def _add(self, name: str, kind: str, X: Tensor, x: Tensor, skin: Any) -> int:
-        start = sum(len(part) for part in self._X)
-        self.spans[name] = slice(start, start + len(X))
+    def _body(self, name: str, kind: str, X: Tensor, x: Tensor, skin: Any) -> int:
+        start = self._add(name, kind, x)
         self._X.append(X)
-        self._x.append(x)
         self.faces[name] = torch.as_tensor(skin) + start
-        self._skins.append(self.faces[name])
-        self._kinds.append(torch.full((len(X),), KINDS.index(kind)))
         return start
 
     def sheet(
@@ -104,7 +87,7 @@ class Scene:
         **changes: Any,
     ) -> None:
         """A sheet, where its mesh is placed; further arguments as `SheetMesh.sheet`."""
-        start = self._add(name, "sheet", mesh.X, mesh.x, mesh.cells)
+        start = self._body(name, "sheet", mesh.X, mesh.x, mesh.cells)
         self.meshes[name] = mesh
         shifted = dataclasses.replace(
             mesh, cells=mesh.cells + start, sets={"border": torch.zeros(0)}
@@ -135,7 +118,7 @@ class Scene:
         """
         q = tuple(turn) if turn is not None else DOWN if down else UP
         x = rotate(body.X.new_tensor(q), body.X) + body.X.new_tensor(position)
-        start = self._add(name, "tip", x, x, body.skin)
+        start = self._body(name, "tip", x, x, body.skin)
         self.parts.append(Solid(name=name, cells=body.tets + start, E=E, nu=nu, rho=rho))
         place = tuple(float(v) for v in position)
         self.handles.append(Handle(name, body.held + start, position=place, orientation=q))
@@ -153,7 +136,7 @@ class Scene:
     ) -> None:
         """A free elastic body whose mesh is moved by `position` [m]."""
         x = X + X.new_tensor(position)
-        start = self._add(name, "block", x, x, boundary_triangles(tets))
+        start = self._body(name, "block", x, x, boundary_triangles(tets))
         self.parts.append(Solid(name=name, cells=tets + start, E=E, nu=nu, rho=rho))
 
     def hold(self, name: str, points: Mapping[str, Tensor]) -> None:
@@ -161,44 +144,25 @@ class Scene:
         rows = torch.cat([own + self.spans[body].start for body, own in points.items()])
         self.handles.append(Handle(name, rows, position=tuple(self.x[rows].mean(0).tolist())))
 
-    def plate(self, collider: Collider) -> None:
-        """A rigid body that rests."""
-        self.plates.append(collider)
-
     def picture(self, x: Tensor) -> Any:
         """What a renderer draws of positions (N, 3): bodies and plates; planes are left out."""
-        from ...viz import MeshPart, Tool
         from ...viz import Scene as Picture
 
-        kinds = torch.cat(self._kinds)
-        meshes = []
-        for name, faces in self.faces.items():
-            span, kind = self.spans[name], KINDS[int(kinds[self.spans[name].start])]
-            part = MeshPart(x[span], faces - span.start, COLORS[kind], show_edges=kind == "sheet")
-            part.opacity = 0.6 if kind == "tip" else 1.0
-            meshes.append(part)
-        tools = [
-            Tool(plate.shape, (*plate.position, *plate.orientation), "#c3c9cf", name=plate.name)
-            for plate in self.plates
-            if not isinstance(plate.shape, Plane)
-        ]
-        return Picture(meshes=meshes, tools=tools)
+        meshes = [self.mesh_part(x, n, edges=self.kinds[n] == "sheet") for n in self.faces]
+        return Picture(meshes=meshes, tools=self.plate_parts())
 
     def model(self, touch: Touch, gravity: float = 9.81) -> FEMModel:
         """The model, with contact between all bodies and with plates."""
-        X, kind = torch.cat(self._X), torch.cat(self._kinds)
-        driven = torch.zeros(len(X), dtype=torch.bool)
-        for handle in self.handles:
-            driven[torch.as_tensor(handle.vertices)] = True
-        present = [k for k in range(len(KINDS)) if bool((kind == k).any())]
-        names = tuple(KINDS[k] for k in present)
-        group = torch.searchsorted(torch.tensor(present), kind)
+        X, names = torch.cat(self._X), tuple(k for k in KINDS if k in self.kinds.values())
+        group = torch.zeros(len(X), dtype=torch.long)
+        for name, kind in self.kinds.items():
+            group[self.spans[name]] = names.index(kind)
         surface = Surface(
             X,
-            torch.cat(self._skins),
+            torch.cat(list(self.faces.values())),
             groups=names,
             group=group,
-            driven=driven,
+            driven=self.driven(),
             ignore=[] if touch.folds or "sheet" not in names else [("sheet", "sheet")],
         )
         contacts: list[Any] = []

@@ -41,6 +41,7 @@ from ...sim.core.errors import InputError
 from ...sim.fem import FEMConfig, FEMControl, FEMModel, FEMState, SolverFEM
 from ...sim.tactile import GelMesh, dome, pad
 from ..axes import Axis
+from ..bodies import Kept
 from ..watched import Watched, WatchedTask
 from .scene import Scene, Touch
 from .senses import Senses
@@ -152,7 +153,8 @@ class TactileTask(Senses, Starts, WatchedTask[Any]):
         self.fem = SolverFEM(self.model, FEMConfig(dt=c.dt, tol=c.tol, scheme=self.scheme))
         self.handles = {h.name: k for k, h in enumerate(self.model.handles)}
         self._sensors = [self.handles[name] for name in self.scene.gels]
-        self._ready: dict[Any, Any] = {}
+        # batches of worlds, in the form that the solver reads
+        self._ready = Kept(8)
         self._start: dict[str, Any] = {}
         self.solver = Watched(self.make_solver(), self._watch, self.ready)
         defaults = self.solver.solver.default_params()

@@ -24,12 +24,12 @@ from ...sim.core.colliders_rigid import RigidBody
 from ...sim.core.csg import Part
 from ...sim.core.rotations import rotate
 from ...sim.core.sampled_shape import Sampled
-from ...sim.core.shapes import Plane
 from ...sim.coupling import AffineBody, RigidContact, body_samples, point_samples
 from ...sim.fem import FEMModel, Handle, Rod, Solid
 from ...sim.fem.contact import ObstacleContact, Surface, SurfaceContact, boundary_triangles
 from ...sim.tactile import GelMesh
 from ...sim.tactile.gel import gel_of
+from ..bodies import Bodies
 
 __all__ = ["DOWN", "FROM_LEFT", "FROM_RIGHT", "UP", "Scene", "Touch"]
 
@@ -62,38 +62,20 @@ class Touch:
     """Pairs (gel or object, plate or body) that never touch: it saves time."""
 
 
-class Scene:
-    """Collects bodies, handles and plates; makes a model of them."""
+class Scene(Bodies):
+    """Scenes of the module docstring; kinds are "gel", "solid", "rod", "body"."""
+
+    colors = COLORS
+    clear = "gel"
 
     def __init__(self) -> None:
-        self.spans: dict[str, slice] = {}
-        """Points of each body."""
-        self.kinds: dict[str, str] = {}
-        """"gel", "solid", "rod" or "body" of each."""
+        super().__init__()
         self.gels: dict[str, GelMesh] = {}
         """Sensors, in the numbering of their own points."""
         self.bodies: dict[str, AffineBody] = {}
-        self.handles: list[Handle] = []
-        self.parts: list[Any] = []
-        self.plates: list[Collider] = []
         self.joints: list[Any] = []
-        self.faces: dict[str, Tensor] = {}
-        """Triangles that collide, or segments of rods, in the numbering of all points."""
-        self._x: list[Tensor] = []
         self._area: dict[str, Tensor] = {}
         self._meshes: dict[str, Any] = {}
-
-    @property
-    def x(self) -> Tensor:
-        """Start positions, which are rest positions, too [m], (N, 3)."""
-        return torch.cat(self._x)
-
-    def _add(self, name: str, kind: str, x: Tensor) -> int:
-        start = sum(len(part) for part in self._x)
-        self.spans[name] = slice(start, start + len(x))
-        self.kinds[name] = kind
-        self._x.append(x.double())
-        return start
 
     def gel(
         self,
@@ -141,10 +123,6 @@ class Scene:
         self.parts.append(found.part)
         return found
 
-    def plate(self, collider: Collider) -> None:
-        """A rigid obstacle that rests."""
-        self.plates.append(collider)
-
     def joint(self, joint: Any) -> None:
         """A `Joint` between bodies of the scene."""
         self.joints.append(joint)
@@ -156,28 +134,19 @@ class Scene:
             x: positions (N, 3).
             poses: of the rigid bodies by name, (7,).
         """
-        from ...viz import MeshPart, Tool
         from ...viz import Scene as Picture
+        from ...viz import Tool
 
-        meshes, tools = [], []
-        for name, faces in self.faces.items():
-            span, kind = self.spans[name], self.kinds[name]
-            if kind == "rod":
-                tools += _beads(x[span])
-                continue
-            part = MeshPart(x[span], faces - span.start, COLORS[kind], show_edges=True)
-            part.opacity = 0.6 if kind == "gel" else 1.0
-            meshes.append(part)
+        rods = [name for name in self.faces if self.kinds[name] == "rod"]
+        tools = [bead for name in rods for bead in _beads(x[self.spans[name]])]
         for name, body in self.bodies.items():
             tools.append(Tool(body.body.shape, tuple(poses[name].tolist()), COLORS["body"]))
-        for plate in self.plates:
-            if not isinstance(plate.shape, Plane):
-                pose = (*plate.position, *plate.orientation)
-                tools.append(Tool(self._drawable(plate), pose, "#c3c9cf", name=plate.name))
+        tools += self.plate_parts()
+        meshes = [self.mesh_part(x, name) for name in self.faces if name not in rods]
         return Picture(meshes=meshes, tools=tools)
 
-    def _drawable(self, plate: Collider) -> Any:
-        """Shape of a plate; of expressions a mesh, made once."""
+    def drawable(self, plate: Collider) -> Any:
+        """Of expressions a mesh, made once."""
         if not isinstance(plate.shape, Part):
             return plate.shape
         if plate.name not in self._meshes:
@@ -214,20 +183,17 @@ class Scene:
 
     def _surface(self, X: Tensor, soft: list[str]) -> Surface:
         group = torch.zeros(len(X), dtype=torch.long)
-        driven = torch.zeros(len(X), dtype=torch.bool)
         area = torch.zeros(len(X), dtype=torch.float64)
         for k, name in enumerate(soft):
             group[self.spans[name]] = k
         for name, own in self._area.items():
             area[self.spans[name]] = own
-        for handle in self.handles:
-            driven[torch.as_tensor(handle.vertices)] = True
         gels = [n for n in soft if self.kinds[n] == "gel"]
         cells = [self.faces[n] for n in soft if self.kinds[n] != "rod"]
         rods = [self.faces[n] for n in soft if self.kinds[n] == "rod"]
         return Surface(
             X, torch.cat(cells), rods=torch.cat(rods) if rods else (), groups=tuple(soft),
-            group=group, driven=driven, area=area if rods else None,
+            group=group, driven=self.driven(), area=area if rods else None,
             ignore=[(a, b) for a in gels for b in gels] + [(n, n) for n in soft if n not in gels],
         )  # fmt: skip
 

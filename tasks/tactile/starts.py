@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...sim.core.rotations import rotate
-from ...sim.fem import FEMControl, FEMModel, FEMState, SolverFEM
+from ...sim.fem import FEMModel, FEMState, SolverFEM
+from ..bodies import Kept, at_rest, settle
 from ..watched import Watched
 from .scene import Scene
 from .states import TactileState
@@ -22,11 +23,8 @@ from .worlds import Worlds
 
 __all__ = ["Starts"]
 
-STARTS: dict[Any, Any] = {}
-"""Settled starts by class, configuration and seed, the latest `KEPT`."""
-KEPT = 256
-READY = 8
-"""Batches of worlds whose parameters are kept in the form that the solver reads."""
+STARTS = Kept(256)
+"""Settled starts by class, configuration and seed."""
 
 
 class Starts:
@@ -71,8 +69,6 @@ class Starts:
         device = next(iter(state.tensors().values())).device
         key = solver is self.fem, state.batch_size, str(device), drawn
         if key not in self._ready:
-            while len(self._ready) >= READY:
-                self._ready.pop(next(iter(self._ready)))
             groups = list(solver.default_params())
             params = None if world is None else self.worlds.params(world.detach(), groups)
             self._ready[key] = solver.prepare(params, state)
@@ -91,7 +87,7 @@ class Starts:
         Always in float64, whatever `dtype` says.
         """
         state = self.starts([seed]).to(device=device)
-        return state.map(lambda t: t.repeat(batch_size, *[1] * (t.ndim - 1)))
+        return state.repeat(batch_size)
 
     def starts(self, seeds: Sequence[int]) -> Any:
         """One settled scene per seed, as one batch; what is not known yet settles in one batch, too.
@@ -103,8 +99,6 @@ class Starts:
         if missing:
             states = self._settled(missing)
             for k, seed in enumerate(missing):
-                while len(STARTS) >= KEPT:
-                    STARTS.pop(next(iter(STARTS)))
                 key = type(self), self.config, seed
                 STARTS[key] = found[key] = states[k].clone()
         return type(found[keys[0]]).cat([found[key] for key in keys])
@@ -118,8 +112,7 @@ class Starts:
 
     @torch.no_grad()
     def _settled(self, seeds: Sequence[int]) -> Any:
-        B = len(seeds)
-        state = self.model.initial_state(B)
+        state = self.model.initial_state(len(seeds))
         moved = [
             self._shifted(state[k], torch.Generator().manual_seed(s)) if s else state[k]
             for k, s in enumerate(seeds)
@@ -127,17 +120,9 @@ class Starts:
         state = type(state).cat(moved)
         world = torch.cat([self.worlds.draw(s) for s in seeds]) if len(self.worlds) else None
         prepared = self._prepared(self.fem, state, world)
-        for steps, moves in (*self.closing(), (self.config.settle, {})):
-            twist = torch.zeros(B, len(self.handles), 6, dtype=torch.float64)
-            for name, velocity in moves.items():
-                twist[:, self.handles[name], : len(velocity)] = twist.new_tensor(velocity)
-            for _ in range(steps):
-                state = self.fem.step(state, FEMControl(twist=twist), prepared)
-                # What swings loses most of its speed in every step, and weight is still carried.
-                state = state.replace(v=0.2 * state.v)
-        still = torch.zeros_like(state.x)
-        state = state.replace(v=still, x_prev=state.x.clone(), v_prev=still.clone(), t=0.0, steps=0)
-        return self.first(state, world)
+        motions = (*self.closing(), (self.config.settle, {}))
+        state = settle(self.fem, state, prepared, self.handles, motions)
+        return self.first(at_rest(state), world)
 
     def first(self, state: FEMState, world: Tensor | None) -> Any:
         """The first state of an episode, from the settled bodies and what was drawn."""
