@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from .evaluation import Evaluation, evaluate, simulate, volume_ratios
 from .laws import METHODS, Method, classical_law, load_law, make_law
-from .scenes import SCENES, Body, Scene, make_scene, training_scene
+from .scene import Body, Scene
+from .scenes import SCENES, make_scene, training_scene
 from .switch import SwitchLaw
 from .training import TrainedLaw, recipe, train_law
 

@@ -22,7 +22,8 @@ from ...sim.core.backend import one_thread
 from ...sim.core.errors import InputError, StabilityError, StateError
 from ...sim.core.laws import Law
 from ...sim.core.rollout import rollout
-from .scenes import Scene, Size, make_scene
+from .scene import Scene, Size
+from .scenes import make_scene
 
 __all__ = ["Evaluation", "evaluate", "simulate", "volume_ratios"]
 

@@ -35,7 +35,8 @@ from ...sim import mpm
 from ...sim.core.laws import Law, TorchLaw
 from ...sim.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .laws import classical_law, law_tensors, load_law, load_weights, make_law, method_of
-from .scenes import Size, training_scene
+from .scene import Size
+from .scenes import training_scene
 
 __all__ = ["TrainedLaw", "recipe", "train_law"]
 
