@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from results import Results
@@ -161,40 +162,41 @@ def _replay(grid, frames: list, method, tol: float) -> dict:
     }
 
 
-def draw(path: Path, method, n: int = 128, count: int = 150) -> None:
-    """Three moments, and the divergence and the iterations of every frame."""
+@torch.no_grad()
+def draw_course(
+    path: Path,
+    steps: Iterable,
+    n: int,
+    moments: list[int],
+    show: Callable[[GasSolver, GasState, PressureSystem], Any],
+    panel: Callable[[Any, Any, int, float], None],
+    height: float,
+) -> None:
+    """Pictures of some moments, and the divergence and the iterations of every frame.
+
+    `show` gives what `panel(axes, shown, number, t)` draws of a moment; n cells on 1 m.
+    """
     from PIL import Image
     from rheograd.viz.plots import figure, save_figure, style_axes
     from rheograd.viz.theme import LIGHT, PALETTE
 
-    moments = [round(count * share) for share in (1 / 3, 2 / 3, 1)]
     shown, before, after, iterations = [], [], [], []
-    for i, (solver, state, system, b, _) in enumerate(simulate(n, 2, count, method), 1):
+    for i, (solver, state, system, b, _) in enumerate(steps, 1):
         before.append(float(b.abs().max()) * n)
         after.append(left(solver, state, system, b) * before[-1])
         iterations.append(solver.info.iterations)
         if i in moments:
-            gas = system.fluid[0]
-            shown.append((state.t, torch.where(gas, state.smoke[0], torch.nan)))
+            shown.append((state.t, show(solver, state, system)))
     fig, axes = figure(size=(9.0, 5.6))
     axes.remove()
-    grid = fig.add_gridspec(2, 6, height_ratios=(1.5, 1))
-    for i, (t, smoke) in enumerate(shown):
-        axes = fig.add_subplot(grid[0, 2 * i : 2 * i + 2], facecolor=LIGHT.tool)
-        axes.imshow(smoke.T, origin="lower", extent=[0, 1, 0, 1], cmap="magma_r", vmin=0, vmax=1)
-        axes.set_title(f"Smoke at {t:.1f} s", loc="left", fontsize=10, color=LIGHT.text)
-        axes.set_xticks([0, 0.5, 1])
-        axes.set_yticks([0, 0.5, 1] if i == 0 else [])
-        axes.tick_params(labelsize=8)
-        axes.set_xlabel("x [m]", fontsize=8)
-    at = [DT * i for i in range(1, count + 1)]
+    grid = fig.add_gridspec(2, 6, height_ratios=(height, 1))
+    for i, (t, picture) in enumerate(shown):
+        panel(fig.add_subplot(grid[0, 2 * i : 2 * i + 2], facecolor=LIGHT.tool), picture, i, t)
+    at = [DT * i for i in range(1, len(before) + 1)]
     axes = fig.add_subplot(grid[1, :3])
     style_axes(axes, LIGHT)
-    for values, label, color in (
-        (before, "before the projection", PALETTE[0]),
-        (after, "after", PALETTE[1]),
-    ):
-        axes.semilogy(at, values, color=color, label=label)
+    axes.semilogy(at, before, color=PALETTE[0], label="before the projection")
+    axes.semilogy(at, after, color=PALETTE[1], label="after")
     axes.set_title("Largest divergence [1/s]", loc="left", fontsize=10, color=LIGHT.text)
     axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel("t [s]", fontsize=8)
@@ -206,7 +208,27 @@ def draw(path: Path, method, n: int = 128, count: int = 150) -> None:
     axes.set_xlabel("t [s]", fontsize=8)
     save_figure(fig, path)
     Image.open(path).quantize(256).save(path, optimize=True)
-    print(f"divergence left at most {max(a / b for a, b in zip(after, before, strict=True)):.1e}")
+    worst = max(a / b for a, b in zip(after, before, strict=True))
+    print(f"divergence left at most {worst:.1e}; {min(iterations)} to {max(iterations)} iterations")
+
+
+def draw(path: Path, method, n: int = 128, count: int = 150) -> None:
+    """Three moments in 2-D, see `draw_course`."""
+    from rheograd.viz.theme import LIGHT
+
+    def panel(axes, smoke: torch.Tensor, i: int, t: float) -> None:
+        axes.imshow(smoke.T, origin="lower", extent=[0, 1, 0, 1], cmap="magma_r", vmin=0, vmax=1)
+        axes.set_title(f"Smoke at {t:.1f} s", loc="left", fontsize=10, color=LIGHT.text)
+        axes.set_xticks([0, 0.5, 1])
+        axes.set_yticks([0, 0.5, 1] if i == 0 else [])
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel("x [m]", fontsize=8)
+
+    draw_course(
+        path, simulate(n, 2, count, method), n, [round(count * k / 3) for k in (1, 2, 3)],
+        lambda solver, state, system: torch.where(system.fluid[0], state.smoke[0], torch.nan),
+        panel, 1.5,
+    )  # fmt: skip
 
 
 class Rows(Results):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from dcdm_smoke import DT, left, simulate
+from dcdm_smoke import draw_course, simulate
 from rheograd.sim.grid import GasState
-from rheograd.viz.theme import LIGHT, PALETTE
+from rheograd.viz.theme import LIGHT
 
 COLORS = ("#c9613c", "#3d7fd9")
 """Blade and ball."""
@@ -50,46 +49,15 @@ def volume(state: GasState, obstacles, size: tuple[int, int]) -> np.ndarray:
 
 
 def draw_volumes(path: Path, method, n: int = 48, count: int = 125) -> None:
-    """Three moments, and the divergence and the iterations of every frame."""
-    import torch
-    from PIL import Image
-    from rheograd.viz.plots import figure, save_figure, style_axes
+    """Three moments in 3-D, see `draw_course`."""
 
-    def frames() -> Iterator:
-        with torch.no_grad():
-            yield from simulate(n, 3, count, method)
-
-    moments = [round(count * share) for share in (0.4, 0.7, 1)]
-    shown, before, after, iterations = [], [], [], []
-    for i, (solver, state, system, b, _) in enumerate(frames(), 1):
-        before.append(float(b.abs().max()) * n)
-        after.append(left(solver, state, system, b) * before[-1])
-        iterations.append(solver.info.iterations)
-        if i in moments:
-            shown.append((state.t, volume(state, solver.model.obstacles, (640, 720))))
-    fig, axes = figure(size=(9.0, 5.6))
-    axes.remove()
-    grid = fig.add_gridspec(2, 6, height_ratios=(1.9, 1))
-    for i, (t, image) in enumerate(shown):
-        axes = fig.add_subplot(grid[0, 2 * i : 2 * i + 2])
+    def panel(axes, image: np.ndarray, i: int, t: float) -> None:
         axes.imshow(image, interpolation="lanczos")
         axes.set_title(f"Smoke at {t:.1f} s, {n}³", loc="left", fontsize=10, color=LIGHT.text)
         axes.axis("off")
-    at = [DT * i for i in range(1, count + 1)]
-    axes = fig.add_subplot(grid[1, :3])
-    style_axes(axes, LIGHT)
-    axes.semilogy(at, before, color=PALETTE[0], label="before the projection")
-    axes.semilogy(at, after, color=PALETTE[1], label="after")
-    axes.set_title("Largest divergence [1/s]", loc="left", fontsize=10, color=LIGHT.text)
-    axes.legend(frameon=False, fontsize=8)
-    axes.set_xlabel("t [s]", fontsize=8)
-    axes = fig.add_subplot(grid[1, 3:])
-    style_axes(axes, LIGHT)
-    axes.step(at, iterations, color=PALETTE[2], where="mid")
-    axes.set_ylim(0, max(iterations) + 2)
-    axes.set_title("Iterations per frame", loc="left", fontsize=10, color=LIGHT.text)
-    axes.set_xlabel("t [s]", fontsize=8)
-    save_figure(fig, path)
-    Image.open(path).quantize(256).save(path, optimize=True)
-    worst = max(a / b for a, b in zip(after, before, strict=True))
-    print(f"divergence left at most {worst:.1e}; {min(iterations)} to {max(iterations)} iterations")
+
+    draw_course(
+        path, simulate(n, 3, count, method), n, [round(count * k) for k in (0.4, 0.7, 1)],
+        lambda solver, state, system: volume(state, solver.model.obstacles, (640, 720)),
+        panel, 1.9,
+    )  # fmt: skip
