@@ -118,7 +118,8 @@ CASES = {
         optimizer="soap",
     ),
     "stokes, SOAP": Case(
-        lambda: StokesCylinder(), "stokes", DGNOConfig(latent=16), batch=16, optimizer="soap"
+        lambda: StokesCylinder(weight_walls=300.0), "stokes", DGNOConfig(latent=16), lr=6e-3,
+        batch=16, optimizer="soap",
     ),
     "burgers PI-DeepONet": Case(
         lambda: Burgers1D(), "burgers", DGNOConfig(weight_input=20.0, kind="deep")
