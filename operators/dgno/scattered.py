@@ -259,7 +259,11 @@ class PointEncoder(nn.Module):
             logits = -0.5 * squares * torch.exp(-2 * self.log_length)[:, None]
             if given.mask is not None:
                 logits = logits.masked_fill(~given.mask[:, None], -math.inf)
-            z = (torch.softmax(logits, -1) @ h).mT  # (B, channels, anchors)
+            # Weights below e^-40 of the largest are zero: float32 would hold them as denormals, slowly.
+            far = logits < logits.amax(-1, keepdim=True) - 40
+            z = (
+                torch.softmax(logits.masked_fill(far, -math.inf), -1) @ h
+            ).mT  # (B, channels, anchors)
         beta = self.layers(z)
         return torch.tanh(beta) if self.bounded else beta
 
