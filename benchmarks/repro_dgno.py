@@ -133,7 +133,12 @@ def errors(model: DGNO, known: Data, kind: str, a=None, u=None) -> dict:
         for i, name in enumerate(("u", "v")):
             part = slice(i * n, (i + 1) * n)
             row[f"error {name}"] = float(relative_error(found[:, part], v[:, part]).mean())
-        row["error p"] = float(relative_error(model.problem.pressure(decode, x), p).mean())
+        pressure = model.problem.pressure(decode, x)
+        row["error p"] = float(relative_error(pressure, p).mean())
+        ahead, behind = x[:, 0] < 0.3, x[:, 0] > 1.0
+        drops = [float(q[:, ahead].mean() - q[:, behind].mean()) for q in (pressure, p)]
+        row["pressure drop over that of the reference"] = drops[0] / drops[1]
+        row["flux behind the disc over inflow"] = float(found[:, :n][:, behind].mean() / a.mean())
         u = v
     error = relative_error(found, u)
     row |= {"error": float(error.mean()), "worst": float(error.max())}
