@@ -232,26 +232,6 @@ def draw(path: Path, method, n: int = 128, count: int = 150) -> None:
 
 
 class Rows(Results):
-    """Results with a key per row, so that a run can go on where the last one ended."""
+    """Results with more keys, so that a run can go on where the last one ended."""
 
     KEY = ("measure", "engine", "cells", "domain", "tol")
-
-    def __init__(self, name: str, arguments, again: bool) -> None:
-        super().__init__(name, arguments)
-        self.again = again or self.quick
-
-    def _key(self, row: dict) -> tuple:
-        return tuple(row.get(name) for name in self.KEY)
-
-    def _others(self) -> list[dict]:
-        import json
-
-        if not self.file.exists():
-            return []
-        mine = {self._key(row) for row in self.rows}
-        rows = json.loads(self.file.read_text("utf-8"))["rows"]
-        return [row for row in rows if self._key(row) not in mine]
-
-    def has(self, **key) -> bool:
-        """Whether the file holds this row already and it is not to be measured again."""
-        return not self.again and self._key(key) in {self._key(row) for row in self._others()}

@@ -343,7 +343,7 @@ KINDS = ("sampler", "loop", "training", "smoke", "iterations")
 
 
 def main() -> None:
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, again=True)
     arguments.add_argument("--only", nargs="*", choices=KINDS)
     arguments.add_argument("--dim", nargs="*", type=int, default=[2, 3])
     arguments.add_argument("--sizes", nargs="*", type=int, help="cells per axis in 2-D")
@@ -351,7 +351,6 @@ def main() -> None:
     only = "only these, such as multigrid symmetric; of trainings, such as published ours"
     arguments.add_argument("--methods", nargs="*", help=only)
     arguments.add_argument("--domains", nargs="*", help="only these, such as two grains")
-    arguments.add_argument("--again", action="store_true", help="measure known rows anew")
     arguments.add_argument("--picture", type=Path, help="draw the smoke, not measure; 3-D: -3d")
     arguments.add_argument("--train", choices=sorted(RECIPES))
     arguments.add_argument("--out", type=Path, default=Path("assets/dcdm"))
@@ -369,7 +368,7 @@ def main() -> None:
             show = draw if dim == 2 else draw_volumes
             show(given.picture.with_name(name), DCDM(load_net(f"symmetric-{dim}d")))
         return
-    results, names = Rows("repro_dcdm", given, given.again), net_names()
+    results, names = Rows("repro_dcdm", given), net_names()
     kinds = given.only or KINDS
     if "sampler" in kinds:
         measure_sampler(results, 20 if given.quick else 1000)

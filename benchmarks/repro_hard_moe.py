@@ -209,9 +209,8 @@ def cost() -> list[dict]:
 
 
 def main() -> None:
-    arguments = parser(__doc__.splitlines()[0])
+    arguments = parser(__doc__.splitlines()[0], again=True)
     arguments.add_argument("--rows", nargs="+", help="only rows whose names begin so")
-    arguments.add_argument("--again", action="store_true", help="repeat rows that are there")
     arguments.add_argument("--seconds", type=float, default=20.0, help="CPU time of a training")
     arguments.add_argument("--sizes", nargs="+", default=["64x26"], help="cells x frames")
     arguments.add_argument("--kinds", nargs="+", default=["scalar"], help="scalar, rich")
@@ -228,13 +227,9 @@ def main() -> None:
     if given.table:
         print(table(json.loads(results.file.read_text("utf-8"))["rows"]))
         return
-    there = set()
-    if results.file.exists() and not (given.again or given.quick):
-        there = {row["measure"] for row in json.loads(results.file.read_text("utf-8"))["rows"]}
 
     def wanted(name: str) -> bool:
-        named = not given.rows or any(name.startswith(row) for row in given.rows)
-        return named and not any(row == name or row.startswith(name + " ") for row in there)
+        return results.lacks(name, given.rows)
 
     for name, part in (
         ("gradient", gradients),

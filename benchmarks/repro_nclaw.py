@@ -242,14 +242,13 @@ def progress(name: str):
 
 
 def main() -> None:
-    p = parser(__doc__)
+    p = parser(__doc__, again=True)
     p.add_argument("--size", choices=("nano", "medium", "full"), default="nano")
     p.add_argument("--out", default="runs/repro-nclaw", help="folder of trained laws")
     p.add_argument(
         "--train", metavar="MATERIAL", choices=MATERIALS, help="train one material, full size"
     )
     p.add_argument("--acceptance", action="store_true", help="labels, warm start, transfer")
-    p.add_argument("--again", action="store_true", help="measure finished rows anew")
     p.add_argument("--methods", nargs="+", choices=[*METHODS, "gnn"], default=None)
     p.add_argument("--scenes", nargs="+", choices=[*ALONE, *COUPLED, "large"], default=None)
     p.add_argument("--materials", nargs="+", choices=MATERIALS, default=list(MATERIALS))

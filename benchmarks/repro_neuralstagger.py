@@ -334,11 +334,10 @@ def train(name: str, out: Path, seconds: float, seed: int) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    given = parser(__doc__)
+    given = parser(__doc__, again=True)
     given.add_argument("--only", nargs="*", default=["baselines", *ROWS, "control"])
     given.add_argument("--seconds", type=float, default=90.0, help="CPU seconds of training a row")
     given.add_argument("--seed", type=int, default=0)
-    given.add_argument("--again", action="store_true", help="measure rows that the file has")
     given.add_argument("--keep", type=Path, help="folder for the rows' weights")
     given.add_argument("--train", choices=sorted(PRESETS))
     given.add_argument("--out", type=Path, default=Path("assets/stagger"))
@@ -353,9 +352,7 @@ def main() -> None:
         train(given.train, given.out, given.seconds, given.seed)
         return
     results = Results("repro_neuralstagger", given)
-    done = set()
-    if results.file.exists() and not given.again and not given.quick:
-        done = {row["measure"] for row in json.loads(results.file.read_text("utf-8"))["rows"]}
+    done = results.done
     cells, steps, count = (32, 8, 4) if given.quick else (64, STEPS, 24)
     given.seconds = 2.0 if given.quick else given.seconds
     problem = Problem(cells)

@@ -16,7 +16,6 @@ Rows that the results file holds are not repeated, so a run that was broken off 
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -71,18 +70,13 @@ def table() -> dict[str, Row]:
 
 
 def main() -> None:
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, again=True)
     arguments.add_argument("--rows", nargs="+", default=[""], help="beginnings of names")
-    arguments.add_argument("--again", action="store_true", help="repeat rows that are there")
     arguments = arguments.parse_args()
     torch.set_num_threads(1)
     results = Results("repro_secondary", arguments)
-    done: set[str] = set()
-    if results.file.exists() and not arguments.again:
-        rows = json.loads(results.file.read_text("utf-8"))["rows"]
-        done = {row["measure"] for row in rows}
     for name, row in table().items():
-        if name in done or not any(name.startswith(start) for start in arguments.rows):
+        if name in results.done or not any(name.startswith(start) for start in arguments.rows):
             continue
         found = row()
         assert all(math.isfinite(v) for v in found.values() if isinstance(v, float)), found

@@ -24,7 +24,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-import json
 import math
 import statistics
 import time
@@ -359,20 +358,15 @@ class Flows:
 
 
 def main() -> None:
-    arguments = parser(__doc__.splitlines()[0])
+    arguments = parser(__doc__.splitlines()[0], again=True)
     arguments.add_argument("--rows", nargs="+", help="only rows whose names begin so")
-    arguments.add_argument("--again", action="store_true", help="repeat rows that are there")
     arguments.add_argument("--data", type=Path, default=Path("runs/t1-data"))
     given = arguments.parse_args()
     torch.set_num_threads(1)
     results = Results("t1", given)
-    there = set()
-    if results.file.exists() and not (given.again or given.quick):
-        there = {row["measure"] for row in json.loads(results.file.read_text("utf-8"))["rows"]}
 
     def wanted(name: str) -> bool:
-        named = not given.rows or any(name.startswith(row) for row in given.rows)
-        return named and not any(name == row or row.startswith(name + " ") for row in there)
+        return results.lacks(name, given.rows)
 
     peer = importlib.util.find_spec("neuralop") is not None
     parts = {

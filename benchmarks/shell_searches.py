@@ -80,11 +80,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    options = parser(__doc__.split("\n")[0])
+    options = parser(__doc__.split("\n")[0], again=True)
     options.add_argument("methods", nargs="*", default=list(METHODS), metavar="METHOD")
     options.add_argument("--tasks", nargs="+", default=list(NAMES))
     options.add_argument("--seeds", type=int, default=1)
-    options.add_argument("--again", action="store_true", help="repeat what is in the table")
     options.add_argument("--out", type=Path, help="another file of results")
     args = options.parse_args()
     path = args.out or FOLDER / f"shell_tasks.{args.machine or machine()}.json"

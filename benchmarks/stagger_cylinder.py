@@ -212,7 +212,7 @@ def measure_plans(results: Results, cls, config, name: str, given: argparse.Name
 
 
 def main() -> None:
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, again=True)
     arguments.add_argument("--train", help="name of the weights to make")
     arguments.add_argument("--out", type=Path, default=Path("assets/stagger"))
     arguments.add_argument("--start", help="file of weights from which training goes on")
@@ -224,7 +224,6 @@ def main() -> None:
     arguments.add_argument("--network-updates", type=int, default=60)
     arguments.add_argument("--surrogate-updates", type=int, default=25)
     arguments.add_argument("--mac-updates", type=int, default=15)
-    arguments.add_argument("--again", action="store_true", help="measure rows that the file has")
     given = arguments.parse_args()
     torch.set_num_threads(1)
     given.updates = {"network": given.network_updates, "mac": given.mac_updates}
@@ -233,9 +232,7 @@ def main() -> None:
         train(given.train, given.out, given.seconds, given.seed, given.start)
         return
     results = Results("stagger_cylinder", given)
-    done = set()
-    if results.file.exists() and not given.again and not given.quick:
-        done = {row["measure"] for row in json.loads(results.file.read_text("utf-8"))["rows"]}
+    done = results.done
     horizon = 3 if given.quick else CylinderConfig.horizon
     if given.quick:
         given.updates = {"network": 2, "surrogate": 1, "mac": 1}

@@ -11,7 +11,6 @@ vortices, for 5 s; beside them standing still, and explicit solvers on the same 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 
 import torch
@@ -135,20 +134,18 @@ def measure_solvers(results: Results, n: int, truths) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    given = parser(__doc__)
+    given = parser(__doc__, again=True)
     given.add_argument("--seconds", type=float, default=60.0, help="CPU seconds of training a row")
     given.add_argument("--seed", type=int, default=0)
     given.add_argument("--only", nargs="*", default=["solvers", *ROWS])
-    given.add_argument("--again", action="store_true", help="measure rows that the file has")
     return given.parse_args()
 
 
 def main() -> None:
     given = arguments()
     torch.set_num_threads(1)
-    results, done = Results("stagger_space", given), set()
-    if results.file.exists() and not given.again and not given.quick:
-        done = {row["measure"] for row in json.loads(results.file.read_text("utf-8"))["rows"]}
+    results = Results("stagger_space", given)
+    done = results.done
     n, steps, count = (12, 8, 2) if given.quick else (24, 48, 4)
     given.seconds = 2.0 if given.quick else given.seconds
     pde = equation(n)

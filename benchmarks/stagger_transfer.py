@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
@@ -164,15 +163,13 @@ def build_like(name: str, s: int) -> StaggerSolver:
 
 
 def main() -> None:
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, again=True)
     arguments.add_argument("--keep", type=Path, default=Path("runs/stagger"))
     arguments.add_argument("--only", nargs="*", help="names of rows; default all that are kept")
-    arguments.add_argument("--again", action="store_true", help="measure rows that the file has")
     given: argparse.Namespace = arguments.parse_args()
     torch.set_num_threads(1)
-    results, done = Results("stagger_transfer", given), set()
-    if results.file.exists() and not given.again and not given.quick:
-        done = {row["measure"] for row in json.loads(results.file.read_text("utf-8"))["rows"]}
+    results = Results("stagger_transfer", given)
+    done = results.done
     grids, steps, count = (GRIDS[:2], 8, 2) if given.quick else (GRIDS, 40, 8)
     truths = {}
     for n in grids:
