@@ -39,6 +39,7 @@ from .sampling import Samples, hamiltonian
 from .scattered import PointEncoder, Scattered
 from .stokes import StokesCylinder, inflows
 from .stokes_reference import StokesReference
+from .weights import dgno_names, load_dgno, save_dgno
 
 __all__ = [
     "TEST_FUNCTIONS",
@@ -75,11 +76,13 @@ __all__ = [
     "darcy_fluxes",
     "darcy_inputs",
     "darcy_solutions",
+    "dgno_names",
     "fit_prior",
     "generate",
     "hamiltonian",
     "helmholtz_solutions",
     "inflows",
+    "load_dgno",
     "logistic_phases",
     "noise_level",
     "nuts",
@@ -88,6 +91,7 @@ __all__ = [
     "r_squared",
     "relative_error",
     "residual_rms",
+    "save_dgno",
     "sensors",
     "sine_mollifier",
     "wendland",

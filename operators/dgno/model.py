@@ -264,6 +264,9 @@ class DGNO(nn.Module):
             generator: of particles.
             where: particles, in place of random ones.
         """
+        if isinstance(a, Scattered):
+            fix = "Take the decoded input, a=None"
+            raise InputError(message("DGNO.residuals", "fields or None", "scattered values", fix))
         if where is None:
             where = self.problem.sample(generator, beta)
         return self.problem.residuals(self.decode(beta), where, a)

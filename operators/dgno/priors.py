@@ -174,6 +174,7 @@ class ZukoPrior(Prior):
             ) from error
         if not hasattr(zuko.flows, kind):
             raise InputError(message("ZukoPrior", "a flow of zuko.flows", kind, 'Take "NSF"'))
+        self.kind, self.options = kind, options
         self.flow = getattr(zuko.flows, kind)(features=latent, context=0, **options)
 
     def noise(self, beta: Tensor) -> tuple[Tensor, Tensor]:

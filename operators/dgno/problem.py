@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,6 +43,19 @@ class Problem:
     """D, coordinates of a point."""
     fields: Mapping[str, FieldSpec]
     """Decoded fields by name; the first one is the solution, unless `solution` says otherwise."""
+    given: tuple[tuple[Any, ...], dict[str, Any]]
+    """Arguments it was made with, for `settings`."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        problem = super().__new__(cls)
+        problem.given = args, options
+        return problem
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments that make this problem again, those given by name."""
+        args, options = self.given
+        return dict(inspect.signature(type(self)).bind(*args, **options).arguments)
 
     def scaled(self, a: Tensor) -> Tensor:
         """Input field (B, 1, *cells) as the encoder reads it."""

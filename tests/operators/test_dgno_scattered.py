@@ -210,5 +210,7 @@ def test_wrong_points_are_named(generator):
     grid = DGNO(problem, DGNOConfig(latent=6, width=12, depth=3), generator=generator)
     with pytest.raises(InputError, match='encoder="points"'):
         grid(Scattered(x, 1 + v))
+    with pytest.raises(InputError, match="decoded input"):
+        grid.residuals(torch.zeros(3, 6), Scattered(x, 1 + v))
     with pytest.raises(InputError, match="thin"):
         DGNOConfig(thin=0.0)
