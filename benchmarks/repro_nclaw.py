@@ -59,11 +59,8 @@ class Judge:
         self.truths: dict[tuple, tuple[torch.Tensor, dict[str, float]]] = {}
         self.laws: dict[tuple[str, str], TrainedLaw | None] = {}
         self.networks: dict[str, tuple[object, float]] = {}
-        a = arguments
-        table = not (a.train or a.acceptance or a.again or results.quick)
-        stored = results.file if table and results.file.is_file() else None
-        rows = json.loads(stored.read_text("utf-8"))["rows"] if stored else []
-        self.finished = {row["measure"] for row in rows}
+        table = not (arguments.train or arguments.acceptance)
+        self.finished = results.done if table else set()
 
     def missing(self, scene, method: str, material: str) -> bool:
         """Whether the table lacks a row."""
