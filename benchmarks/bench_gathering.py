@@ -10,16 +10,14 @@ test-sized pool and writes nothing.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import statistics
 import time
 
 import torch
-from results import FOLDER, machine, parser
+from results import parser
 from rheograd.tasks.core import task_by_name
-from rheograd.tasks.optim import Budget, optimize
+from rheograd.tasks.optim import Budget
+from searches import report, search_rows, summed_up
 
 METHODS = {
     "gradient, expanding horizon": ("gradient", {}, 1),
@@ -60,60 +58,18 @@ def main() -> None:
     steps, seeds = (5000, 1) if args.quick else (args.steps, args.seeds)
     task = task_by_name(name)
     budget = Budget(simulator_steps=steps)
-    with torch.no_grad():
-        loss, final = task.evaluate(task.initial_actions())
     ratio = adjoint_ratio(task)
-    rows = []
-    for label, (method, settings, runs) in METHODS.items():
-        for seed in range(seeds if runs is None else runs):
-            result = optimize(task, method, budget=budget, seed=seed, **settings)
-            row = {
-                "method": label,
-                "seed": seed,
-                "loss": result.loss,
-                "distance_m": result.distance,
-                "success": result.success,
-                "iterations": len(result.history),
-                "simulator_steps": result.steps_used,
-                "wall_s": round(result.wall_s, 1),
-                "history": [[r.steps, r.horizon, r.loss, r.distance] for r in result.history],
-            }
-            rows.append(row)
-            print(json.dumps({k: v for k, v in row.items() if k != "history"}), flush=True)
-
-    def mean(label: str, key: str) -> float:
-        return statistics.mean(r[key] for r in rows if r["method"] == label)
-
-    first = next(iter(METHODS))
-    summary = {
-        label: {
-            "loss": mean(label, "loss"),
-            "distance_m": mean(label, "distance_m"),
-            "solved": sum(r["success"] for r in rows if r["method"] == label),
-            "runs": sum(r["method"] == label for r in rows),
-            "distance_over_first": mean(label, "distance_m") / mean(first, "distance_m"),
-            "loss_over_first": mean(label, "loss") / mean(first, "loss"),
-        }
-        for label in METHODS
-    }
-    report = {
-        "question": __doc__.split("\n")[0],
-        "task": name,
-        "particles": task.model.particle_count,
-        "substeps_per_rollout": task.horizon * task.substeps,
-        "budget": {"simulator_steps": steps, "adjoint_cost": budget.adjoint_cost},
-        "measured_adjoint_cost": round(ratio, 2),
-        "at_rest": {"loss": float(loss[0]), "distance_m": float(task.metrics(final)["distance"])},
-        "machine": {"cores": os.cpu_count(), "architecture": platform.machine()},
-        "torch": torch.__version__,
-        "summary": summary,
-        "runs": rows,
-    }
-    print(json.dumps(summary, indent=1))
-    if not args.quick:
-        FOLDER.mkdir(exist_ok=True)
-        path = FOLDER / f"gathering.{args.machine or machine()}.json"
-        path.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    rows = search_rows(task, METHODS, budget, seeds)
+    summary = summed_up(rows)
+    first = next(iter(summary.values()))
+    for row in summary.values():
+        for key in ("distance", "loss"):
+            unit = "_m" if key == "distance" else ""
+            row[f"{key}_over_first"] = row[key + unit] / first[key + unit]
+    report(
+        "gathering", __doc__, args, task, budget, rows, summary, task=name,
+        particles=task.model.particle_count, measured_adjoint_cost=round(ratio, 2),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
