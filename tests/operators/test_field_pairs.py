@@ -8,7 +8,7 @@ import pytest
 import torch
 from rheograd.operators.data import FieldPairs
 from rheograd.operators.fno import FNO, FNOConfig
-from rheograd.operators.train import Trainer, TrainerConfig, train_on_arrays
+from rheograd.operators.train import TrainerConfig, fit_operator, train_on_arrays
 from rheograd.sim.core.errors import InputError, StateError
 from rheograd.sim.io import open_fields
 
@@ -122,11 +122,11 @@ def test_operators_learn_from_files(tmp_path):
     fitted = train_on_arrays(model(), *pairs[:], config, validation=0.2)
     assert fitted.metrics["relative_l2"] < 0.6 * fitted.metrics["relative_l2 of the mean"]
 
-    lazy = model()
+    lazy, seen = model(), []
     lazy.fit_scales(*pairs[:16])
-
-    def loss(network, batch, generator):
-        return network.relative_error(network.training_data(**batch.rows)).mean()
-
-    history = Trainer(lazy, loss, config).fit(pairs.batches(8))
-    assert history.loss[-1] < 0.6 * history.loss[0]
+    follow = {"batch": 8, "on_update": lambda done, history: seen.append(done)}
+    history = fit_operator(lazy, pairs, None, config, **follow)
+    assert history.loss[-1] < 0.6 * history.loss[0] and seen == list(range(1, 26))
+    whole = model()
+    whole.fit_scales(*pairs[:16])
+    assert fit_operator(whole, pairs[:], None, config, batch=8).loss == pytest.approx(history.loss)
