@@ -41,6 +41,8 @@ class Stored:
     """Lengths of the axes."""
     channels: tuple[str, ...]
     """Names of the components, in the order of storage."""
+    units: str = ""
+    """Unit, where the file has it."""
 
     @property
     def varies(self) -> bool:

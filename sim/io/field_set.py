@@ -184,6 +184,11 @@ class FieldSet:
         self._known([name])
         return self.parts[0].fields[name].varies
 
+    def units(self, name: str) -> str:
+        """Unit of a field; empty where the file has none."""
+        self._known([name])
+        return self.parts[0].fields[name].units
+
     def thin(self, cells: int | Sequence[int] = 1, frames: int = 1) -> FieldSet:
         """The same fields at every how many-th cell and frame; nothing is averaged.
 

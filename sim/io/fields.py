@@ -4,7 +4,9 @@
     t0_fields/NAME              (B, T, *cells), or (B, *cells) where the field is constant in time
     t1_fields/NAME              (B, T, *cells, D): vectors
     scalars/NAME                (B,): parameters of the trajectories
-    boundary_conditions/SIDE    attributes bc_type, associated_dims, associated_fields
+    boundary_conditions/SIDE    attributes bc_type, condition, associated_dims, associated_fields
+
+Fields have an attribute `units` where the writer knows them.
 
 Source: The Well, data format (Ohana et al. 2024).
 """
@@ -30,6 +32,8 @@ from .store_format import StoreError
 __all__ = ["FieldFile", "load_fields", "write_fields"]
 
 VERSION = 1
+SIDE_TYPES = ("WALL", "OPEN", "PERIODIC")
+"""What a side can be in The Well."""
 
 
 def write_fields(
@@ -40,7 +44,8 @@ def write_fields(
     coordinates: Mapping[str, Tensor],
     constant: Mapping[str, Tensor] | None = None,
     scalars: Mapping[str, Tensor] | None = None,
-    sides: Mapping[str, str] | None = None,
+    sides: Mapping[str, str | tuple[str, str]] | None = None,
+    units: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
     dataset_name: str | None = None,
 ) -> None:
@@ -53,12 +58,14 @@ def write_fields(
         coordinates: axis name to cell centres [m], in the order of the cells.
         constant: name to (B, C, *cells), fields that do not change in time.
         scalars: name to (B,), parameters of the trajectories.
-        sides: side ("x-", …) to its kind; axes without one are periodic.
+        sides: side ("x-", …) to what holds there, or to the pair of its type, "WALL", "OPEN" or
+            "PERIODIC", and that; without a type it is a wall, and axes without a side are periodic.
+        units: name of a field to its unit.
         config: what repeats the file, as JSON values; its numbers become attributes too.
         dataset_name: name of the data set; default the file's.
 
     Raises:
-        InputError: shapes that do not fit together, values that are not finite.
+        InputError: shapes that do not fit together, values that are not finite, unknown sides.
         StoreError: the disk refused the file.
     """
     path, coordinates = Path(path), {k: np.asarray(v) for k, v in coordinates.items()}
@@ -70,6 +77,7 @@ def write_fields(
         got = f"{sorted(counts)}"
         fix = "Give every field the same number of trajectories, at least one field"
         raise InputError(message("write_fields", "one number of trajectories", got, fix))
+    kinds = _sides(sides or {}, coordinates)
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,12 +95,14 @@ def write_fields(
                     data.attrs["dim_varying"] = [True] * len(cells)
                     data.attrs["sample_varying"] = True
                     data.attrs["time_varying"] = name in arrays
+                    if units and name in units:
+                        data.attrs["units"] = units[name]
             group = file.create_group("scalars")
             group.attrs["field_names"] = list(scalars or {})
             for name, value in (scalars or {}).items():
                 data = group.create_dataset(name, data=np.asarray(value))
                 data.attrs["sample_varying"], data.attrs["time_varying"] = True, False
-            _boundaries(file, list(coordinates), cells, sides or {}, list(arrays))
+            _boundaries(file, list(coordinates), cells, kinds, list(arrays))
         os.replace(part, path)
     except OSError as error:
         fix = "Free space or choose another folder"
@@ -221,19 +231,36 @@ def _dimensions(file: h5py.File, times: Any, coordinates: Mapping[str, np.ndarra
         data.attrs["sample_varying"], data.attrs["time_varying"] = False, False
 
 
+def _sides(
+    sides: Mapping[str, str | tuple[str, str]], axes: Mapping[str, Any]
+) -> dict[str, tuple[str, str]]:
+    """Type and condition of each side that is not periodic."""
+    known, kinds = [f"{axis}{end}" for axis in axes for end in "-+"], {}
+    for side, given in sides.items():
+        kind, condition = ("WALL", given) if isinstance(given, str) else given
+        if side not in known or kind not in SIDE_TYPES:
+            expected = f"sides out of {known} with a condition, or a type out of {SIDE_TYPES} and one"
+            raise InputError(message("write_fields", expected, f"{side}: {given}", "Correct it"))
+        kinds[side] = (kind, condition)
+    return {k: v for k, v in kinds.items() if v[0] != "PERIODIC" and v[1] != "periodic"}
+
+
 def _boundaries(
-    file: h5py.File, axes: list[str], cells: tuple[int, ...], sides: Mapping[str, str], names: list
+    file: h5py.File,
+    axes: list[str],
+    cells: tuple[int, ...],
+    sides: Mapping[str, tuple[str, str]],
+    names: list,
 ) -> None:
     group = file.create_group("boundary_conditions")
     for axis, n in zip(axes, cells, strict=True):
-        walls = {end: kind for end, kind in sides.items() if end[0] == axis}
-        for side, kind in (walls or {axis: "periodic"}).items():
+        ends = {side: kind for side, kind in sides.items() if side[0] == axis}
+        for side, (kind, condition) in (ends or {axis: ("PERIODIC", "periodic")}).items():
             one = group.create_group(
                 f"{side[0]}_{ {'-': 'lower', '+': 'upper'}.get(side[1:], 'periodic') }"
             )
             one.attrs["associated_dims"], one.attrs["associated_fields"] = [axis], names
-            one.attrs["bc_type"] = "PERIODIC" if kind == "periodic" else "WALL"
-            one.attrs["condition"] = kind
+            one.attrs["bc_type"], one.attrs["condition"] = kind, condition
             one.attrs["sample_varying"], one.attrs["time_varying"] = False, False
             mask = np.zeros(n, dtype=bool)
             mask[[i for i, end in ((0, "-"), (-1, "+")) if side[1:] in ("", end)]] = True

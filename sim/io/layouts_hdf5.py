@@ -169,7 +169,9 @@ def _well_field(
     if size != len(marks):  # planes with three components, for example
         marks = [str(k) for k in range(size)]
     channels = tuple(f"{name}_{m}" if order else name for m in marks)
-    return Stored(f"t{order}_fields/{name}", letters + "cd"[: len(tail)], data.shape, channels)
+    units = "".join(texts(data.attrs.get("units", ""))[:1])
+    axes = letters + "cd"[: len(tail)]
+    return Stored(f"t{order}_fields/{name}", axes, data.shape, channels, units)
 
 
 def _well_scalar(

@@ -19,10 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h5py
 import torch
 
-from ...operators.nclaw.data import one_thread
+from ...sim.core.backend import one_thread
 from ...sim.core.errors import RheogradError
 from ...sim.io import FieldFile, write_fields, write_whole
 from .configs import UsageError, from_dict, merge, to_dict
@@ -30,7 +29,7 @@ from .devices import require_device
 from .folder import Interrupted, RunFolder
 from .pde_config import PdeConfig
 from .pde_sets import SETS, PdeSet
-from .pde_solutions import coordinates, sides, solve, try_first
+from .pde_solutions import UNITS, coordinates, sides, solve, try_first
 
 __all__ = ["check", "generate", "nano", "problem_of", "resume_generation"]
 
@@ -212,20 +211,13 @@ def _compute(
     except RheogradError as error:
         error.args = (f"{error} This happened in {name}; complete files are in {folder}.",)
         raise
-    kinds, whole = sides(pde), folder / name
-    draft = whole.with_suffix(".draft")
     write_fields(
-        draft, found.fields, coordinates=coordinates(pde.grid), constant=found.constant,
+        folder / name, found.fields, coordinates=coordinates(pde.grid), constant=found.constant,
         times=[frame * own.frame_steps * own.dt for frame in range(own.frames)],
-        sides={side: condition for side, (_, condition) in kinds.items()},
+        sides=sides(pde), units=UNITS,
         scalars={"seed": torch.tensor(seeds), **found.scalars},
         config=_physics(config, pde, own), dataset_name=config.dataset,
     )  # fmt: skip
-    with h5py.File(draft, "r+") as file:  # write_fields takes every side for a wall
-        for side, (kind, _) in kinds.items():
-            end = "lower" if side[1] == "-" else "upper"
-            file[f"boundary_conditions/{side[0]}_{end}"].attrs["bc_type"] = kind
-    os.replace(draft, whole)
     seconds = time.perf_counter() - began
     return {"file": name, "trajectories": len(indices), "seconds": seconds}
 

@@ -13,7 +13,13 @@ from .pde_flows import Advance, Flow, Solutions, quiet
 from .pde_poisson import Poisson
 from .pde_sets import PdeSet
 
-__all__ = ["coordinates", "sides", "solve", "try_first"]
+__all__ = ["UNITS", "coordinates", "sides", "solve", "try_first"]
+
+UNITS = {
+    "velocity": "m/s", "vorticity": "1/s", "pressure": "Pa", "smoke": "kg/m³", "temperature": "K",
+    "smoke_source": "kg/m³/s", "heat_source": "K/s",
+}  # fmt: skip
+"""Of fields that have the same unit in every set."""
 
 
 def solve(

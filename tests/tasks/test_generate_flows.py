@@ -158,7 +158,7 @@ def test_an_interrupted_run_goes_on_to_the_same_files(tmp_path):
         make(part, "pde/cylinder", stop)
     assert [p.name for p in part.glob("*.h5*")] == ["train-0000.h5"]
     assert run(["generate", "--resume", str(part)]) == 0
-    assert not list(part.glob("*.draft*"))
+    assert not list(part.glob("*.part"))
     for name in json.loads((whole / "metadata.json").read_text())["fields"]:
         for split in ("train", "validation"):
             a, b = (load_fields(p, [name], split)[0] for p in (whole, part))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from rheograd.sim.core.errors import InputError
-from rheograd.sim.io import FieldFile, StoreError, load_fields, write_fields
+from rheograd.sim.io import FieldFile, StoreError, load_fields, open_fields, write_fields
 
 B, T, CELLS = 2, 3, (4, 5)
 
@@ -71,6 +71,25 @@ def test_the_file_is_in_the_layout_of_the_well(tmp_path):
         np.testing.assert_array_equal(
             file["t1_fields/velocity"][1, 2, ..., 0], parts()["fields"]["velocity"][1, 2, 0]
         )
+
+
+def test_sides_have_types_and_fields_units(tmp_path):
+    sides = {"x-": ("OPEN", "inflow"), "x+": "u = 0", "z-": ("PERIODIC", "periodic")}
+    write_fields(tmp_path / "f.h5", **parts() | {"sides": sides, "units": {"u": "m"}})
+    with h5py.File(tmp_path / "f.h5") as file:
+        walls = file["boundary_conditions"]
+        kinds = {k: (v.attrs["bc_type"], v.attrs["condition"]) for k, v in walls.items()}
+        assert file["t0_fields/u"].attrs["units"] == "m"
+    assert kinds == {
+        "x_lower": ("OPEN", "inflow"), "x_upper": ("WALL", "u = 0"),
+        "z_periodic": ("PERIODIC", "periodic"),
+    }  # fmt: skip
+    data = open_fields(tmp_path / "f.h5")
+    assert (data.units("u"), data.units("velocity")) == ("m", "")
+    assert data.sides == {"x-": "inflow", "x+": "u = 0", "z-": "periodic", "z+": "periodic"}
+    for wrong in ({"y-": "wall"}, {"x-": ("DOOR", "shut")}):
+        with pytest.raises(InputError, match="sides out of .* or a type out of"):
+            write_fields(tmp_path / "g.h5", **parts() | {"sides": wrong})
 
 
 def test_what_is_refused(tmp_path):
