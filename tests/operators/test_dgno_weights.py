@@ -8,6 +8,7 @@ import json
 
 import pytest
 import torch
+from helpers import ROOT
 from rheograd.assets import card, shipped
 from rheograd.operators.dgno import (
     DGNO,
@@ -210,6 +211,27 @@ def test_what_ships_has_its_card():
         assert metrics["error"] <= 1.02 * metrics["error in float32"]  # float16 does no harm
         assert metrics["error"] < 0.5 * metrics["error of the mean solution"]
         assert told["training"]["solutions"] == 0 and told["training"]["cpu seconds"] >= 50
+
+
+def row_of_the_page(name):
+    told, size = card("dgno", name), shipped("dgno", name).stat().st_size
+    m, what = told["metrics"], "50 sensors, 25 dB: "
+    numbers = [
+        m[key] for key in ("error", "worst", "error of the mean solution", "error of the input")
+    ]
+    texts = [f"{100 * value:.1f} %" for value in [*numbers, m[what + "error of u"]]]
+    back = f"{100 * m[what + 'error of a']:.1f} %"
+    if "pixel accuracy" in m:
+        texts[3] += f", pixels {100 * m['pixel accuracy']:.1f} %"
+        back += f", pixels {100 * m[what + 'pixel accuracy']:.1f} %"
+    seconds = f"{told['training']['cpu seconds']:.0f} s"
+    return " | ".join([f"| `{name}`", seconds, f"{size / 1e6:.2f} MB", *texts, f"{back} |"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_quotes_the_card(name):
+    page = (ROOT / "docs/dgno.md").read_text("utf-8")
+    assert row_of_the_page(name) in page, row_of_the_page(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
