@@ -27,6 +27,7 @@ from rheograd.operators.hard_moe import (
     fit,
     flow_data,
     flow_frames,
+    save_hard,
     sorption_data,
 )
 from rheograd.sim.grid.pdes import DiffusionSorption, Grid, sorption_sides
@@ -120,13 +121,15 @@ def stages(
 
 def train(
     name: str, size: str, kind: str, data: SorptionData, seconds: float, seed: int,
-    alone: bool = False,
+    alone: bool = False, keep: Path | None = None,
 ) -> dict:  # fmt: skip
-    """A5, A6: one training."""
+    """A5, A6: one training; `keep` is a file for the operator."""
     g = generator(2 + seed)
     plan = stages(name, size, kind, seed, g, alone)
     model, (cells, frames) = plan[-1][0], shape(size)
     row = learn(plan, data, seconds, g)
+    if keep is not None:
+        save_hard(keep, model)
     boxes = model.router.boxes if model.mode == "experts" else 1
     if model.mode != "soft" and model.points == frames * cells // boxes:
         model.points //= 2
@@ -234,6 +237,11 @@ def boxes_cost(K: int, size: str = "256x101", n: int = 8) -> dict:
         row[name] = min(times)
         row[f"MiB of rows, {name}"] = rows.terms.numel() * 8 / 2**20
     return row
+
+
+def kept(folder: Path, measure: str) -> Path:
+    """File of the operator of a row."""
+    return folder / f"{measure.replace(' ', '-').replace(',', '')}.safetensors"
 
 
 def held_out(size: str, kind: str, folder: Path) -> SorptionData:

@@ -15,9 +15,10 @@ One core, CPU time. Rows, in the order of the acceptance list of docs/hard-moe.m
 
     python benchmarks/repro_hard_moe.py [--rows "sorption 256x101 scalar step"] [--seconds 20]
         [--sizes 64x26 256x101] [--kinds scalar rich] [--models "step soft"] [--seeds 3] [--alone]
-        [--again] [--table]
+        [--keep FOLDER] [--again] [--table]
 
-Rows that the results file holds are not repeated, so a run that was broken off goes on.
+Rows that the results file holds are not repeated, so a run that was broken off goes on. `--keep` writes
+trained operators to files for `load_hard`; `ship_hard_moe.py` ships one of them.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from hard_moe_training import (
     flows,
     generator,
     held_out,
+    kept,
     network,
     table,
     train,
@@ -221,6 +223,7 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=1)
     arguments.add_argument("--table", action="store_true", help="print the results, run nothing")
     arguments.add_argument("--data", type=Path, default=Path("runs/hard-moe-data"))
+    arguments.add_argument("--keep", type=Path, help="folder for the operators of sorption rows")
     given = arguments.parse_args()
     torch.set_num_threads(1)
     results = Results("hard_moe", given)
@@ -255,7 +258,8 @@ def main() -> None:
         measure = f"sorption {size} {kind} {full}, seed {seed}, {seconds:g} s"
         if wanted(measure):
             data = held_out(size, kind, given.data)
-            row = train(name, size, kind, data, seconds, seed, given.alone)
+            file = given.keep and kept(given.keep, measure)
+            row = train(name, size, kind, data, seconds, seed, given.alone, file)
             results.add(measure=measure, **row)
     for seed, name in itertools.product(range(given.seeds), FLOWS):
         measure = f"flow {name}, seed {seed}, {seconds:g} s"

@@ -23,6 +23,7 @@ from .local import Layout, LocalRows
 from .model import MODES, HardOperator
 from .problems import IntegralProblem, PointProblem, Problem, StepProblem
 from .shards import entering, share_out
+from .weights import hard_names, load_hard, save_hard
 
 __all__ = [
     "GRADIENTS",
@@ -48,7 +49,10 @@ __all__ = [
     "fit",
     "flow_data",
     "flow_frames",
+    "hard_names",
+    "load_hard",
     "sample_points",
+    "save_hard",
     "share_out",
     "sorption_data",
     "windows",

@@ -83,7 +83,7 @@ class HardOperator(nn.Module):
             expected = f"boxes (in time, along each axis of space) that divide {cells}"
             raise InputError(message(where, expected, str(tuple(counts)), "Change them"))
         self.network, self.problem, self.mode = network, problem, mode
-        self.points, self.ridge = points, ridge
+        self.points, self.ridge, self.overlap, self.local = points, ridge, overlap, local
         self.constraint = HardConstraint(problem, config, grad, throw)
         self.several = mode == "experts" and self.router.boxes > 1
         at = problem.walls() if walls else torch.zeros(0, dtype=torch.long)
@@ -125,7 +125,7 @@ class HardOperator(nn.Module):
         g = problem.base(u0.double())
         if self.mode == "soft":
             return g + b[:, 0]
-        rows = self._rows(entering(b), g, u0.double(), generator)
+        rows = self._rows(*entering(b, g, u0.double()), generator)
         w = share_out(self.constraint, rows)
         if self.layout:
             w = self.layout.gather(w).flatten(0, 1)

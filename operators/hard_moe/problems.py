@@ -155,6 +155,7 @@ class StepProblem(LineProblem):
 
     def __init__(self, pde: FiniteVolume, frames: int, scale: float = 0.5) -> None:
         super().__init__(pde, frames)
+        self.scale = scale
         u = torch.full((1, 1, 1), scale, dtype=torch.float64)
         self.capacity = float(self._slope(u))
         if not pde.grid.periodic[0]:  # a periodic row at one end would meet windows of the other

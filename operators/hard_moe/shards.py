@@ -26,9 +26,9 @@ def _processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def entering(b: Tensor) -> Tensor:
-    """b, whose gradient is summed over processes: what the rows of a shared solve are made of."""
-    return b if _processes() == 1 else _Enter.apply(b)
+def entering(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors whose gradients are summed over processes: all that rows of a shared solve are made of."""
+    return tensors if _processes() == 1 else _Enter.apply(*tensors)
 
 
 def share_out(solve: Callable[[Rows], Tensor], rows: Rows) -> Tensor:
@@ -49,31 +49,38 @@ def share_out(solve: Callable[[Rows], Tensor], rows: Rows) -> Tensor:
     each = -(-S // P)
     first = min(dist.get_rank() * each, S)
     mine = torch.arange(first, min(first + each, S), device=rows.terms.device)
-    error, w = None, rows.terms.new_zeros(0, rows.unknowns)
+    # No weights, but of the graph: a process without a system takes part in the sums of backward too.
+    error, w = None, rows.terms.flatten()[:0].reshape(0, rows.unknowns)
     try:
         w = solve(rows.select(mine)) if len(mine) else w
     except RheogradError as caught:
         error = caught
     # Processes that wait for one that has failed would wait for ever.
-    failed = torch.tensor([float(error is not None)])
-    dist.all_reduce(failed)
+    flags = [float(error is not None), float(len(mine) > 0 and w.requires_grad)]
+    failed, tracked = told = torch.tensor(flags, device=rows.terms.device)
+    dist.all_reduce(told)
     if error is not None:
         raise error
     if failed:
         raise RheogradError("share_out: a solve failed on another process; its message says why.")
-    return _Gather.apply(w, each, first, S)
+    return _Gather.apply(w if tracked else w.detach(), each, first, S)
 
 
 class _Enter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, b):
-        return b.view_as(b)
+    def forward(ctx, *tensors):
+        return tuple(t.view_as(t) for t in tensors)
 
     @staticmethod
-    def backward(ctx, grad):
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        return grad
+    def backward(ctx, *grads):
+        # All in one node, so that every process sums the same tensors in the same order.
+        whole = []
+        for grad, wanted in zip(grads, ctx.needs_input_grad, strict=True):
+            total = grad.contiguous().clone() if wanted else None
+            if total is not None:
+                dist.all_reduce(total)
+            whole.append(total)
+        return tuple(whole)
 
 
 class _Gather(torch.autograd.Function):
