@@ -253,48 +253,58 @@ PAIR = """
 import os, sys
 import torch
 import torch.distributed as dist
-sys.path[:0] = sys.argv[3:]
+sys.path[:0] = sys.argv[5:]
 from test_hard_moe import operator, first_frames
 from rheograd.operators.hard_moe import FitConfig
 from rheograd.sim.core.errors import RheogradError
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
-model = operator(sys.argv[2], boxes=(1, 2))
-u0 = first_frames(3, 16, generator=torch.Generator().manual_seed(0))
+model = operator(sys.argv[2], boxes=(1, int(sys.argv[4])))
+u0 = first_frames(int(sys.argv[3]), 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
 u = model(u0)
 model.problem.loss(u, u0).mean().backward()
-solved = len(model.constraint.last.w)
+solved = len(model.constraint.last.w) if model.constraint.last else 0
 model.constraint.config = FitConfig(max_iterations=1 + 59 * dist.get_rank())
 try:
     model(u0)
     raised = False
 except RheogradError:
     raised = True
-torch.save((u.detach(), model.network.rates.grad, solved, raised), f"{sys.argv[1]}/{dist.get_rank()}.pt")
+found = u.detach(), model.network.rates.grad, u0.grad, solved, raised
+torch.save(found, f"{sys.argv[1]}/{dist.get_rank()}.pt")
 dist.destroy_process_group()
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over localhost")
-@pytest.mark.parametrize("mode, shares", [("experts", (3, 3)), ("windows", (2, 1))])
-def test_two_processes_are_one(mode, shares, tmp_path):
+@pytest.mark.parametrize(
+    "mode, boxes, count, shares",
+    [
+        ("experts", 2, 3, (3, 3)),
+        ("windows", 2, 3, (2, 1)),
+        ("windows", 2, 1, (1, 0)),  # more processes than systems
+    ],
+)
+def test_two_processes_are_one(mode, boxes, count, shares, tmp_path):
     """Values and gradients of fits shared by two processes; a failure on one is one on both."""
     script = tmp_path / "pair.py"
     script.write_text(PAIR)
     here = os.path.dirname(os.path.abspath(__file__))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    given = [str(tmp_path), mode, str(count), str(boxes), here, os.path.dirname(here)]
     result = subprocess.run(
-        [*command, str(script), str(tmp_path), mode, here, os.path.dirname(here)],
+        [*command, str(script), *given],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    model = operator(mode, boxes=(1, 2))
-    u0 = first_frames(3, 16, generator=torch.Generator().manual_seed(0))
+    model = operator(mode, boxes=(1, boxes))
+    u0 = first_frames(count, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     u = model(u0)
     model.problem.loss(u, u0).mean().backward()
     for rank in range(2):
-        v, grad, solved, raised = torch.load(tmp_path / f"{rank}.pt")
+        v, grad, grad_u0, solved, raised = torch.load(tmp_path / f"{rank}.pt")
         assert torch.allclose(u, v, atol=1e-12) and solved == shares[rank] and raised
         assert torch.allclose(model.network.rates.grad, grad, rtol=1e-9, atol=1e-13)
+        assert torch.allclose(u0.grad, grad_u0, rtol=1e-9, atol=1e-13)
