@@ -125,7 +125,7 @@ class HardOperator(nn.Module):
         g = problem.base(u0.double())
         if self.mode == "soft":
             return g + b[:, 0]
-        rows = self._rows(*entering(b, g, u0.double()), generator)
+        rows = self._rows(*entering(b, g, u0.double()), generator=generator)
         w = share_out(self.constraint, rows)
         if self.layout:
             w = self.layout.gather(w).flatten(0, 1)

@@ -152,7 +152,7 @@ def test_wrong_names_and_files_are_told(tmp_path, monkeypatch):
 
 @functools.cache
 def reference():
-    """Two samples that nothing was trained or chosen on, by steps as long as frames: the rows' solution."""
+    """Two samples that nothing was trained or chosen on, as the rows have them."""
     return sorption_data(2, 256, 100, substeps=1, generator=seeded(99))
 
 
