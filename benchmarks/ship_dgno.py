@@ -3,7 +3,8 @@
     python benchmarks/repro_dgno.py --rows "train phases mixed, SOAP" --seconds 400      trains
     python benchmarks/ship_dgno.py darcy-phases-32 --seconds 400                         ships
 
-Without `--seconds` the longest training that is finished is taken, without names all of them are shipped.
+Without names all are shipped, without `--seconds` the longest training that is finished of the first case
+in `NAMES` that has one.
 Errors of the card are those of the weights as they ship, on inputs and references of `repro_dgno`.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import datetime
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -38,28 +40,28 @@ from safetensors import safe_open
 
 NAMES = {
     "darcy-phases-32": (
-        "phases mixed, SOAP",
+        ("phases mixed, SOAP, fresh inputs", "phases mixed, SOAP"),
         {
             "equation": "−∇·(a ∇u) = 10 on the unit square, u = 0 around it; a and u from one code",
             "inputs": "a ∈ {5, 10}, the sign of a Gaussian field, correlation length 0.15, on 32² cells",
         },
     ),
     "darcy-smooth-32": (
-        "smooth primal, SOAP",
+        ("smooth primal, SOAP, fresh inputs", "smooth primal, SOAP"),
         {
             "equation": "−∇·(a ∇u) = 10 on the unit square, u = 0 around it; a and u from one code",
             "inputs": "a = exp(½ g), g a Gaussian field, correlation length 0.3, on 32² cells",
         },
     ),
     "burgers-128": (
-        "burgers, SOAP",
+        ("burgers, SOAP, fresh inputs", "burgers, SOAP"),
         {
             "equation": "∂u/∂t + u ∂u/∂x = ν ∂²u/∂x² in (−1, 1), u(±1) = 0, ν = 0.1/π, t from 0 to 1",
             "inputs": "first frames on 128 cells: Gaussian, 24 sines, α = 2, τ = 2",
         },
     ),
 }
-"""Name → (case of `repro_dgno`, what it is)."""
+"""Name → (cases of `repro_dgno`, the first one that was trained is shipped; what it is)."""
 
 SENSORS, DECIBELS, FIELDS = 50, 25, 8
 """Of the inversions."""
@@ -68,8 +70,8 @@ HARM = 0.02
 """Largest relative increase of an error by float16."""
 
 
-def found(case: str, folder: Path, seconds: float | None) -> tuple[Path, float]:
-    """State of a finished training, the longest one unless `seconds` are given."""
+def finished(case: str, folder: Path) -> dict[float, Path]:
+    """States of finished trainings by their seconds."""
     stem = case.replace(" ", "-").replace(",", "")
     states = {}
     for file in folder.glob(f"{stem}-*-0.safetensors"):
@@ -79,11 +81,17 @@ def found(case: str, folder: Path, seconds: float | None) -> tuple[Path, float]:
                 config = json.loads(stored.metadata()["config"])
             if config["spent"] >= float(middle):
                 states[float(middle)] = file
-    wanted = max(states, default=0.0) if seconds is None else seconds
-    if wanted not in states:
-        command = f'python benchmarks/repro_dgno.py --rows "train {case}" --seconds {wanted:g}'
-        raise SystemExit(f"{case}: finished trainings {sorted(states)}; train with {command}")
-    return states[wanted], wanted
+    return states
+
+
+def chosen(cases: Sequence[str], folder: Path, seconds: float | None) -> tuple[str, float, Path]:
+    """Case, seconds and state: the longest training of the first case that has one."""
+    for case in cases:
+        states = finished(case, folder)
+        wanted = max(states, default=0.0) if seconds is None else seconds
+        if wanted in states:
+            return case, wanted, states[wanted]
+    raise SystemExit(f'Nothing is trained: repro_dgno.py --rows "train {cases[0]}" --seconds …')
 
 
 @torch.no_grad()
@@ -93,15 +101,13 @@ def spread(model: DGNO, known: Data) -> float:
     return float(off.square().mean().sqrt())
 
 
-def measured(model: DGNO, known: Data, kind: str, inverse: bool = True) -> dict[str, float]:
+def measured(model: DGNO, known: Data, kind: str) -> dict[str, float]:
     """Forward and inverse errors."""
     delta = spread(model, known)
     row = errors(model, known, kind) | {"rms error of u": delta}
     drawn = predict(model, known.unseen, draws=100, delta=delta, generator=generator(3)).flatten(2)
     row["coverage of 90 % intervals"] = float(coverage(drawn, known.u))
-    if inverse:
-        row |= inversions(model, known, delta)
-    return row
+    return row | inversions(model, known, delta)
 
 
 def inversions(model: DGNO, known: Data, delta: float) -> dict[str, float]:
@@ -143,10 +149,10 @@ def inversions(model: DGNO, known: Data, delta: float) -> dict[str, float]:
     return {f"{what}: {name}": sum(v) / len(v) for name, v in sums.items()}
 
 
-def ship(name: str, case: str, seconds: float | None, folder: Path) -> None:
+def ship(name: str, cases: Sequence[str], seconds: float | None, folder: Path) -> None:
     """Write weights and card."""
+    case, seconds, state = chosen(cases, folder, seconds)
     about, given = NAMES[name][1], CASES[case]
-    state, seconds = found(case, folder, seconds)
     known = data(given, folder)
     model = make(given)
     trained = load_checkpoint(state, model).config
@@ -177,7 +183,7 @@ def ship(name: str, case: str, seconds: float | None, folder: Path) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "training": {
             "solutions": given.labelled,
-            "inputs": len(known.train),
+            "inputs": "new in every update" if given.fresh else len(known.train),
             "unseen inputs": len(known.unseen),
             "inputs for the rms error": len(known.calibration),
             "optimizer": given.optimizer,
@@ -204,7 +210,7 @@ def main() -> None:
     given = arguments.parse_args()
     torch.set_num_threads(1)
     for name in given.names or NAMES:
-        ship(name, given.case or NAMES[name][0], given.seconds, given.data)
+        ship(name, [given.case] if given.case else NAMES[name][0], given.seconds, given.data)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ class Problem:
     def settings(self) -> dict[str, Any]:
         """Arguments that make this problem again, those given by name."""
         args, options = self.given
-        return dict(inspect.signature(type(self)).bind(*args, **options).arguments)
+        bound = inspect.signature(type(self).__init__).bind(self, *args, **options)
+        return dict(list(bound.arguments.items())[1:])
 
     def scaled(self, a: Tensor) -> Tensor:
         """Input field (B, 1, *cells) as the encoder reads it."""

@@ -160,7 +160,7 @@ def test_what_ships_has_its_card():
     assert hard_names() == [NAME]
     told, model = card("hard_moe", NAME), load_hard(NAME)
     assert told["name"] == NAME and shipped("hard_moe", NAME).stat().st_size < 2e6
-    assert told["fit"] == dataclasses.asdict(model.constraint.config)
+    assert told["fit"].items() <= dataclasses.asdict(model.constraint.config).items()
     assert told["options"]["boxes"] == list(model.router.counts) == [1, 8]
     assert (
         told["options"]["mode"] == model.mode == "windows"
