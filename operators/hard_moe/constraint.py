@@ -74,18 +74,34 @@ class HardConstraint(nn.Module):
             start: first guess (S, N), without gradient; default 0.
 
         Raises:
-            InputError: shapes that do not fit, fewer rows than unknowns, a residual that does not
-                depend on z; in backward: H not positive definite, i.e. basis functions that the rows
+            InputError: shapes that do not fit, fewer rows than unknowns, numbers that are not finite, a
+                residual that does not depend on z, reads other rows or closes over tensors with
+                gradient; in backward: H not positive definite, i.e. basis functions that the rows
                 cannot tell apart, or a saddle.
             ConvergenceError: with iterations and residual, if `throw`.
         """
         where = "HardConstraint"
+        if torch.is_inference_mode_enabled():  # slopes of the residual need autograd
+            with torch.inference_mode(False), torch.no_grad():
+                return self(rows.map(Tensor.clone), None if start is None else start.clone())
         rows.check(where, self.residual)
+        if torch.is_grad_enabled() and self.grad in ("full", "gauss_newton"):
+            rows.closed(where, self.residual)
+        if self.config.sweeps and not hasattr(self.residual, "frozen"):
+            fix = "Take sweeps=0, or an object with residual and frozen(z, params)"
+            raise InputError(message(where, "a residual with frozen() for sweeps", "none", fix))
         S, N = len(rows.terms), rows.unknowns
         if start is None:
             start = rows.terms.new_zeros(S, N)
         if start.shape != (S, N):
             raise InputError(message(where, f"a start of shape {(S, N)}", start, "Match it"))
+        with torch.no_grad():
+            first = self.residual(rows.numbers(start.to(rows.terms)), rows.params)
+        bad = int((~torch.isfinite(first)).sum())
+        if bad:
+            got = f"{bad} of {first.numel()} values that are not"
+            fix = "Give a start at which it is defined, or leave those rows out"
+            raise InputError(message(where, "a finite residual at the start", got, fix))
         if self.grad == "unroll":
             result = fit(self.residual, rows, start.detach().to(rows.terms), self.config)
             self._keep(where, result)
@@ -158,6 +174,10 @@ class _Normal(Factor):
         D = band.diagonal(self.A)
         self.s = D.clamp_min(torch.finfo(D.dtype).tiny).rsqrt()
         self.lower, self.info = band.cholesky(band.rescale(self.A, self.s))
+        # What elimination leaves of a column: round-off alone, where functions are alike.
+        pivot = band.diagonal(self.lower).square().amin(1)
+        level = 4 * D.shape[1] ** 0.5 * torch.finfo(D.dtype).eps
+        self.info = torch.where(pivot > level, self.info, self.info.clamp_min(1))
 
     def _once(self, b: Tensor) -> Tensor:
         return self.s * band.solve(self.lower, self.s * b)

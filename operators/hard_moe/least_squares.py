@@ -72,23 +72,42 @@ class Rows:
 
     def finite(self, where: str) -> None:
         """Raise `InputError` for values that are not finite."""
-        for name in ("terms", "offset", "linear"):
+        for name in ("terms", "offset", "linear", "target"):
             if not bool(torch.isfinite(getattr(self, name).detach().sum())):
                 fix = "Lower the learning rate, or repair the input of the network"
                 raise InputError(message(where, f"finite {name}", "values that are not", fix))
 
     def probe(self, where: str, residual: Residual, S: int, M: int) -> None:
-        """Raise `InputError` unless the residual is one number a row and depends on z."""
+        """Raise `InputError` unless the residual is one number a row, of that row's numbers."""
+        params = self.detach().params
         with torch.enable_grad():
             z = self.known().detach().requires_grad_()
-            r = residual(z, self.params)
-        if not isinstance(r, Tensor) or r.shape != (S, M):
-            got = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
+            r = residual(z, params)
+            even = r[:, ::2].sum() if isinstance(r, Tensor) and r.shape == (S, M) else None
+        if even is None or r.dtype != z.dtype:
+            got = f"{tuple(r.shape)} {r.dtype}" if isinstance(r, Tensor) else type(r).__name__
             fix = "Return one number a row: z[:, q] has that shape"
-            raise InputError(message(where, f"a residual of shape {(S, M)}", str(got), fix))
-        if not r.requires_grad:
+            expected = f"a residual of shape {(S, M)} in {z.dtype}"
+            raise InputError(message(where, expected, got, fix))
+        if even.requires_grad:
+            slope = torch.autograd.grad(even, z, allow_unused=True)[0]
+        if not even.requires_grad or slope is None:
             fix = "Write it in torch operations on z"
             raise InputError(message(where, "a residual that depends on z", "a constant", fix))
+        others = slope[:, :, 1::2]
+        if bool(((others != 0) & torch.isfinite(others)).any()):
+            fix = "Put what joins rows (means, differences) into terms, or into linear rows"
+            got = "one that reads other rows too"
+            raise InputError(message(where, "a residual of each row's own numbers", got, fix))
+
+    def closed(self, where: str, residual: Residual) -> None:
+        """Raise `InputError` if the residual closes over tensors to be differentiated in."""
+        params = self.detach().params
+        with torch.enable_grad():
+            r = residual(self.known().detach(), params)
+        if r.requires_grad:
+            got, fix = "one that closes over a tensor with gradient", "Pass it in Rows.params"
+            raise InputError(message(where, "a residual of z and params only", got, fix))
 
     @property
     def unknowns(self) -> int:
@@ -146,9 +165,13 @@ class Rows:
 
     def detach(self) -> Rows:
         """Without graph."""
+        return self.map(Tensor.detach)
+
+    def map(self, rule: Callable[[Tensor], Tensor]) -> Rows:
+        """The same rows with every tensor changed."""
         tensors, rebuild = flatten(self.params)
-        T, a, C, d = (v.detach() for v in (self.terms, self.offset, self.linear, self.target))
-        params = rebuild([t.detach() for t in tensors.values()])
+        T, a, C, d = (rule(v) for v in (self.terms, self.offset, self.linear, self.target))
+        params = rebuild([rule(t) for t in tensors.values()])
         return dataclasses.replace(self, terms=T, offset=a, linear=C, target=d, params=params)
 
 
@@ -176,6 +199,8 @@ class FitConfig:
             got = f"{self.max_iterations}, {self.sweeps}, {self.damping}"
             expected = "max_iterations >= 1, sweeps >= 0, damping >= 0"
             raise InputError(message("FitConfig", expected, got, "Correct them"))
+        if self.tol is not None and not self.tol > 0:
+            raise InputError(message("FitConfig", "tol > 0", self.tol, "Take 1e-9 in float64"))
 
 
 @dataclasses.dataclass

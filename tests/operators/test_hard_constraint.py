@@ -217,6 +217,53 @@ def test_errors_name_the_remedy(generator):
         w.sum().backward()
 
 
+def test_ill_posed_residuals_are_told(generator):
+    rows, k = system(generator), torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    refused = {
+        "of each row's own numbers": lambda z, _: z[:, 0] - z[:, 0].mean(1, keepdim=True),
+        "finite residual at the start; got": lambda z, _: z[:, 0].log(),
+        "one that closes over": lambda z, _: k * z[:, 0] + cubic(z, ()),
+        "in torch.float64; got": lambda z, _: z[:, 0].float(),
+        "depends on z": lambda z, params: params * torch.ones_like(z[:, 0]),
+    }
+    for words, residual in refused.items():
+        given = Rows(rows.terms, rows.offset, rows.linear, rows.target, k)
+        with pytest.raises(InputError, match=words):
+            HardConstraint(residual)(given)
+    with pytest.raises(InputError, match="finite target"):
+        HardConstraint(cubic)(Rows(rows.terms, rows.offset, rows.linear, rows.target / 0))
+    with pytest.raises(InputError, match="finite residual at the start"):
+        HardConstraint(cubic)(rows, torch.full((3, 4), torch.nan, dtype=torch.float64))
+    with pytest.raises(InputError, match="frozen"):
+        HardConstraint(cubic, FitConfig(sweeps=1))(rows)
+    with pytest.raises(InputError, match="tol > 0"):
+        FitConfig(tol=-1.0)
+
+
+def test_nearly_equal_functions_are_told(generator):
+    """Round-off may leave a singular matrix positive definite: its gradient would be noise."""
+    told = 0
+    for _ in range(8):
+        T = torch.randn(1, 2, 9, 3, generator=generator, dtype=torch.float64)
+        T = torch.cat([T, T[..., 1:2] - T[..., :1]], -1).requires_grad_()
+        rows = Rows(
+            T, torch.ones(1, 2, 9, dtype=torch.float64), T.new_zeros(1, 0, 4), T.new_zeros(1, 0)
+        )
+        w = HardConstraint(cubic, throw=False)(rows)
+        with pytest.raises(InputError, match="H positive definite"):
+            w.sum().backward()
+        told += 1
+    assert told == 8
+
+
+def test_inference_mode(generator):
+    rows, layer = system(generator), HardConstraint(cubic)
+    with torch.no_grad():
+        w = layer(rows)
+    with torch.inference_mode():
+        assert torch.equal(layer(rows.map(torch.clone)), w)
+
+
 def test_a_saddle_is_told():
     """Where the gradient vanishes and H is indefinite: an error, or JᵀJ when failures are allowed."""
     one = torch.ones(1, 1, 3, 1, dtype=torch.float64)
