@@ -202,6 +202,11 @@ def stationary(energy: Callable[[Any, Any], Tensor]) -> Residual:
                 outside = energy(x, params).requires_grad
             aliases = [alias(t) for t in leaves]
             value = energy(rebuild(aliases), params).sum()
+        if not value.requires_grad:
+            fix = "Write it in torch operations on x"
+            raise InputError(
+                message("stationary", "an energy that depends on x", "a constant", fix)
+            )
         create = bool(outside) and torch.is_grad_enabled()
         grads = torch.autograd.grad(value, aliases, create_graph=create, allow_unused=True)
         pairs = zip(grads, leaves, strict=True)
@@ -257,6 +262,9 @@ def _attach(
 def residual_bound(problem: RootProblem, tol: float | None) -> Tensor:
     """Bound on ‖F‖ per system, (B,)."""
     x0 = problem.x0
+    if tol is not None and not tol > 0:
+        fix = "Leave it out for the default, or give it in the unit of F"
+        raise InputError(message(problem.where, "tol > 0", tol, fix))
     if tol is not None:
         return torch.full((len(x0),), float(tol), dtype=x0.dtype, device=x0.device)
     relative, absolute = (1e-8, 1e-10) if x0.dtype == torch.float64 else (1e-4, 1e-5)
@@ -285,7 +293,8 @@ def check_root(
     if not bool(failed.any()):
         return
     worst = int(torch.where(failed, norm / bound, 0.0).argmax())
-    got = f"{float(norm[worst]):.3e} after {iterations} iterations ({int(failed.sum())} of "
+    after = "" if iterations is None else f" after {iterations} iterations"
+    got = f"{float(norm[worst]):.3e}{after} ({int(failed.sum())} of "
     text = message(
         problem.where,
         f"‖F(x*)‖ <= {float(bound[worst]):.3e}",

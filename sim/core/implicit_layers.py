@@ -11,6 +11,7 @@ Source: Blondel et al. 2022, "Efficient and Modular Implicit Differentiation", s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,24 @@ from .trees import flatten
 __all__ = ["implicit_argmin", "implicit_fixed_point", "implicit_root"]
 
 
+def _anywhere(layer: Callable[..., Any]) -> Callable[..., Any]:
+    """Also within `torch.inference_mode`, where torch records nothing: solvers need slopes of F."""
+
+    @functools.wraps(layer)
+    def call(*args: Any, **options: Any) -> Any:
+        if not torch.is_inference_mode_enabled():
+            return layer(*args, **options)
+        with torch.inference_mode(False), torch.no_grad():
+            tensors, rebuild = flatten((args[1:], options.get("x0")))
+            rest, x0 = rebuild([t.clone() for t in tensors.values()])
+            if "x0" in options:
+                options["x0"] = x0
+            return layer(*args[:1], *rest, **options)
+
+    return call
+
+
+@_anywhere
 def implicit_root(
     f: Callable[..., Any],
     x0: Any,
@@ -80,6 +99,7 @@ def implicit_root(
     return setup.node(setup.function, find, tol, throw, info, linear_solver)
 
 
+@_anywhere
 def implicit_fixed_point(
     g: Callable[..., Any],
     x0: Any,
@@ -134,6 +154,7 @@ def implicit_fixed_point(
     return setup.node(residual, find, tol, throw, info, linear_solver)
 
 
+@_anywhere
 def implicit_argmin(
     objective: Callable[..., Tensor],
     x0: Any,

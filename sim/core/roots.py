@@ -53,9 +53,13 @@ class RootProblem:
         self.where, self.function, self.structure = where, residual, structure
         tensors, self.rebuild_x = flatten(x0)
         self.shapes = [t.shape for t in tensors.values()]
-        if not tensors or len({s[:batch_dims] for s in self.shapes}) > 1:
-            got = str([tuple(s) for s in self.shapes])
-            raise InputError(message(where, f"x0 with {batch_dims} common batch axes", got))
+        if not tensors:
+            fix = "Give torch.tensor(…), or a tuple, dict or dataclass of tensors"
+            raise InputError(message(where, "x0 of tensors", type(x0).__name__, fix))
+        leads = {tuple(s[:batch_dims]) for s in self.shapes}
+        if len(leads) > 1 or any(len(lead) < batch_dims or 0 in lead for lead in leads):
+            expected = f"x0 with {batch_dims} common batch axes, none of length 0"
+            raise InputError(message(where, expected, str([tuple(s) for s in self.shapes])))
         self.rows = self.shapes[0][0] if batch_dims else 1
         theta, self.rebuild = flatten(params)
         self.theta = list(theta.values())

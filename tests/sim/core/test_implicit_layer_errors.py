@@ -46,6 +46,11 @@ REFUSED = {
     "two kinds": (least(WELL, projection=Box(0, 1), equality=lambda x, t: x.sum()), "at most one"),
     "box": (least(WELL, projection=Box(1, 0)), "lower <= upper"),
     "simplex": (lambda: Simplex(0.0), "total > 0"),
+    "numbers": (root(lambda x, t: x - t, [1.0, 2.0]), "x0 of tensors; got list"),
+    "no systems": (root(lambda x, t: x - t, ONE[:0], batch_dims=1), "none of length 0"),
+    "no axis": (root(lambda x, t: x - t, ONE[0], batch_dims=1), "1 common batch axes"),
+    "tol": (root(lambda x, t: x - t, tol=0.0), "tol > 0"),
+    "constant": (least(lambda x, t: t.square()), "energy that depends on x"),
     "batch": (least(WELL, batch_dims=1), r"an objective of shape \(3,\)"),
 }
 
@@ -127,3 +132,21 @@ def test_both_precisions(dtype):
         assert x.dtype == dtype
         slope = torch.autograd.grad(x.sum(), t)[0]
         assert abs(float(slope) - 3 / (2 * 2**0.5)) < (1e-6 if dtype == F64 else 1e-3)
+
+
+def test_inference_mode():
+    """Where autograd is off altogether layers still solve, and modules see their weights."""
+    cell, x = nn.Linear(3, 3, dtype=F64), torch.linspace(0, 1, 6, dtype=F64).reshape(2, 3)
+
+    def layer(x):
+        def step(z, x):
+            return 0.2 * torch.tanh(cell(z)) + x
+
+        y = implicit_fixed_point(step, torch.zeros_like(x), x, batch_dims=1)
+        z = implicit_root(lambda z, x: z**3 + z - x, torch.zeros_like(x), x)
+        return y, z, implicit_argmin(lambda z, x: (z - x).square().sum(), 0 * x, x)
+
+    found = layer(x)
+    with torch.inference_mode():
+        for a, b in zip(layer(x.clone()), found, strict=True):
+            assert torch.equal(a, b) and not a.requires_grad
