@@ -119,8 +119,11 @@ CASES = {
         lambda: Burgers1D(count=80), "burgers", DGNOConfig(weight_input=20.0), lr=1e-2, batch=50,
         optimizer="soap",
     ),
-    "smooth primal, SOAP, fresh inputs": Case(
-        _smooth("primal", count=80), "smooth", FROM_ONE, lr=6e-3, optimizer="soap", fresh=True
+    "smooth mixed, SOAP": Case(
+        _smooth("mixed", count=80), "smooth", FROM_ONE, lr=6e-3, optimizer="soap"
+    ),
+    "smooth mixed, SOAP, fresh inputs": Case(
+        _smooth("mixed", count=80), "smooth", FROM_ONE, lr=6e-3, optimizer="soap", fresh=True
     ),
     "burgers, SOAP, fresh inputs": Case(
         lambda: Burgers1D(count=80), "burgers", DGNOConfig(weight_input=20.0), lr=1e-2, batch=50,

@@ -184,7 +184,7 @@ def training(name: str, measure: str, seconds: float, given) -> dict:
     row["parameters"] = sum(p.numel() for p in model.parameters())
     if name == "phases PI-DeepONet":
         row["error of what the strong form aims at"] = strong_limit(known)
-    if name in ("phases mixed", "phases mixed, SOAP", "phases PI-DeepONet"):
+    if name.startswith(("phases mixed", "phases PI-DeepONet")) and "rule" not in name:
         for fraction in (0.3, 0.4, 0.6, 0.7):
             a = inputs(kind, 4 if given.quick else 40, 11, fraction)
             found = errors(model, known, kind, a, reference(kind, a))
@@ -363,7 +363,8 @@ def main() -> None:
     for name, kind in (
         ("smooth primal", "normal"), ("smooth primal", "flow"), ("smooth bayes", "joint"),
         ("phases mixed", "normal"), ("phases mixed", "flow"), ("phases mixed, w from 1", "normal"),
-        ("phases bayes", "joint"), ("phases mixed, SOAP", "normal"), ("smooth primal, SOAP", "normal"),
+        ("phases bayes", "joint"), ("phases mixed, SOAP", "normal"),
+        ("phases mixed, SOAP, fresh inputs", "normal"), ("smooth mixed, SOAP, fresh inputs", "normal"),
     ):  # fmt: skip
         for count, decibels in ((100, 25), (25, 25), (100, 50), (100, 20), (25, 50), (25, 20)):
             first = (count, decibels) == (100, 25)
