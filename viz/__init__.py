@@ -32,6 +32,7 @@ _PUBLIC = {
     "surface_mesh": "surface",
     "particle_field": "fields",
     "Camera": "camera",
+    "FieldScenes": "field_source",
     "FrameRenderer": "frames",
     "draw": "draw",
     "render_frame": "frames",
@@ -48,10 +49,14 @@ _PUBLIC = {
     "plot_press": "tactile",
     "Report": "report",
     "build_viewer": "viewer",
+    "build_field_viewer": "field_viewer",
+    "render_field_movie": "field_pictures",
+    "render_fields": "field_pictures",
+    "view_fields": "field_viewer",
     "view": "viewer",
 }
 
-_PLAIN = {"scene", "convert", "fields"}
+_PLAIN = {"scene", "convert", "field_source", "fields"}
 """Modules that need no drawing library."""
 
 __all__ = sorted(_PUBLIC)

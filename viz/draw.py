@@ -18,7 +18,7 @@ from .shapes import pose_matrix, shape_mesh, shape_name
 from .surface import surface_mesh
 from .theme import Theme, rgb, theme_of
 
-__all__ = ["STYLES", "draw"]
+__all__ = ["STYLES", "add_scalar_bar", "draw"]
 
 STYLES = ("particles", "surface")
 
@@ -106,7 +106,7 @@ def _draw_particles(plotter, scene: Scene, style: str, method: str) -> None:
             culling=False if scene.planar else "back",
         )
     if color_map is not None and scene.label:
-        _add_scalar_bar(plotter, scene, color_map)
+        add_scalar_bar(plotter, scene, color_map)
 
 
 def _map_colors(values, fallback, table) -> np.ndarray:
@@ -313,7 +313,7 @@ def _draw_extras(plotter, scene: Scene, theme: Theme) -> None:
             }
             if scene.clim is not None and scene.label and scene.values is None:
                 table = pv.LookupTable(scene.cmap, scalar_range=scene.value_range())
-                _add_scalar_bar(plotter, scene, table)
+                add_scalar_bar(plotter, scene, table)
         plotter.add_mesh(
             mesh,
             smooth_shading=True,
@@ -350,7 +350,7 @@ def _draw_text(plotter, scene: Scene, theme: Theme) -> None:
         )
 
 
-def _add_scalar_bar(plotter, scene: Scene, table) -> None:
+def add_scalar_bar(plotter, scene: Scene, table) -> None:
     """Scalar bar at the right border, with a background the theme's text can be read on."""
     import pyvista as pv
 

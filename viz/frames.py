@@ -17,7 +17,9 @@ from .draw import draw
 from .scene import Scene
 from .theme import Theme, theme_of
 
-__all__ = ["FrameRenderer", "apply_effects", "render_frame", "scene_camera", "set_lights"]
+__all__ = [
+    "FrameRenderer", "apply_effects", "offscreen_plotter", "render_frame", "scene_camera", "set_lights",
+]  # fmt: skip
 
 
 def scene_camera(scene: Scene, size: tuple[int, int] = (960, 720), **options: Any) -> Camera:
@@ -82,7 +84,7 @@ class FrameRenderer:
         if not isinstance(self.camera, Camera):
             self.camera = scene_camera(scene, self.size, **(self.camera or {}))
         if self._plotter is None:
-            self._plotter = _offscreen_plotter(self.size, self._options["theme"])
+            self._plotter = offscreen_plotter(self.size, self._options["theme"])
         plotter = self._plotter
         plotter.clear_actors()
         plotter.suppress_rendering = True  # else every added actor renders the whole scene
@@ -151,7 +153,8 @@ def apply_effects(plotter: Any, scene: Scene, *, antialias: bool) -> None:
         plotter.enable_ssao(radius=radius, bias=0.08 * radius, kernel_size=48, blur=True)
 
 
-def _offscreen_plotter(size: tuple[int, int], theme: Theme):
+def offscreen_plotter(size: tuple[int, int], theme: Theme):
+    """An empty plotter without a window, lit."""
     import pyvista as pv
 
     plotter = pv.Plotter(off_screen=True, window_size=size, lighting="none")

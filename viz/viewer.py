@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from .fields import available_fields
 from .frames import apply_effects, scene_camera, set_lights
 from .theme import Theme, theme_of
 
-__all__ = ["Viewer", "build_viewer", "view"]
+__all__ = ["Viewer", "build_viewer", "equip", "require_display", "show", "view"]
 
 
 class Viewer:
@@ -58,6 +58,7 @@ class Viewer:
     ) -> None:
         self.reader, self.plotter = reader, plotter
         self.trajectory, self.style, self.theme = trajectory, style, theme_of(theme)
+        self.styles: Sequence[str] = STYLES
         self.fps, self.on_picture = fps, on_picture
         self.index = 0
         self.playing = False
@@ -81,13 +82,12 @@ class Viewer:
         """Draw a frame; the number is rounded and kept between the first and the last."""
         self.index = int(np.clip(round(float(index)), 0, self.frame_count - 1))
         self.scene = self._scene(self.index)
-        self._options.setdefault("spacing", self.scene.particle_spacing())
         plotter = self.plotter
         suppressed, plotter.suppress_rendering = plotter.suppress_rendering, True
         for name in self._actors:
             plotter.remove_actor(name, render=False)
         before = set(plotter.actors)
-        draw(plotter, self.scene, style=self.style, theme=self.theme)
+        self._draw()
         self._actors = [name for name in plotter.actors if name not in before]
         plotter.suppress_rendering = suppressed
         if self.slider is not None:
@@ -115,7 +115,8 @@ class Viewer:
 
     def next_style(self) -> None:
         """Particles or surface."""
-        self.style = STYLES[(STYLES.index(self.style) + 1) % len(STYLES)]
+        styles = self.styles
+        self.style = styles[(styles.index(self.style) + 1) % len(styles)]
         self.show_frame(self.index)
 
     def save_picture(self) -> Path:
@@ -125,6 +126,23 @@ class Viewer:
         self.on_picture(path)
         return path
 
+    def keys(self) -> dict[str, Callable[[], object]]:
+        """What keys do."""
+        return {
+            "space": self.toggle_play,
+            "Right": lambda: self.step(1),
+            "Left": lambda: self.step(-1),
+            "Home": lambda: self.show_frame(0),
+            "End": lambda: self.show_frame(self.frame_count - 1),
+            "c": self.next_field,
+            "g": self.next_style,
+            "x": self.save_picture,
+        }
+
+    def _draw(self) -> None:
+        """Put the scene on the plotter."""
+        draw(self.plotter, self.scene, style=self.style, theme=self.theme)
+
     def _scene(self, index: int):
         options = dict(self._options)
         if self.field is not None:
@@ -133,9 +151,11 @@ class Viewer:
                     self.reader, self.field, trajectory=self.trajectory
                 )
             options.setdefault("clim", self._ranges[self.field])
-        return scene_from_reader(
+        scene = scene_from_reader(
             self.reader, index, trajectory=self.trajectory, field=self.field, **options
         )
+        self._options.setdefault("spacing", scene.particle_spacing())
+        return scene
 
 
 def build_viewer(reader: Any, plotter: Any, **options: Any) -> Viewer:
@@ -149,12 +169,18 @@ def build_viewer(reader: Any, plotter: Any, **options: Any) -> Viewer:
     Returns:
         The viewer; `plotter.show()` starts it.
     """
-    viewer = Viewer(reader, plotter, **options)
+    return equip(Viewer(reader, plotter, **options), occlusion=True)
+
+
+def equip(viewer: Viewer, *, occlusion: bool) -> Viewer:
+    """Give a viewer's plotter lights, camera, slider and keys; occlusion: darken gaps."""
+    plotter = viewer.plotter
     plotter.set_background(viewer.theme.background)
     set_lights(plotter)
     viewer.show_frame(0)
     scene_camera(viewer.scene, tuple(plotter.window_size), margin=1.14, reserve=0.12).apply(plotter)
-    apply_effects(plotter, viewer.scene, antialias=False)
+    if occlusion:
+        apply_effects(plotter, viewer.scene, antialias=False)
     if viewer.scene.planar and plotter.iren is not None:
         plotter.enable_2d_style()  # drag to pan: a plane is looked at from the front
     if viewer.frame_count > 1:
@@ -175,17 +201,7 @@ def build_viewer(reader: Any, plotter: Any, **options: Any) -> Viewer:
         bar.SetSliderLength(0.012)
         bar.SetTitleHeight(0.0)
         bar.SetLabelHeight(0.022)
-    keys = {
-        "space": viewer.toggle_play,
-        "Right": lambda: viewer.step(1),
-        "Left": lambda: viewer.step(-1),
-        "Home": lambda: viewer.show_frame(0),
-        "End": lambda: viewer.show_frame(viewer.frame_count - 1),
-        "c": viewer.next_field,
-        "g": viewer.next_style,
-        "x": viewer.save_picture,
-    }
-    for key, action in keys.items():
+    for key, action in viewer.keys().items():
         plotter.add_key_event(key, action)
     return viewer
 
@@ -210,14 +226,18 @@ def view(
         FileNotFoundError: if the path does not exist.
     """
     reader = open_reader(source)
-    _require_display()
+    require_display()
     import pyvista as pv
 
     plotter = pv.Plotter(window_size=size, lighting="none", title="Rheograd")
-    viewer = build_viewer(reader, plotter, **options)
+    show(build_viewer(reader, plotter, **options), play)
+
+
+def show(viewer: Viewer, play: bool = True) -> None:
+    """Open the window of a viewer and return when it is closed."""
     viewer.playing = play
-    _start_clock(plotter, viewer)
-    plotter.show()
+    _start_clock(viewer.plotter, viewer)
+    viewer.plotter.show()
 
 
 def _start_clock(plotter: Any, viewer: Viewer) -> None:
@@ -228,7 +248,7 @@ def _start_clock(plotter: Any, viewer: Viewer) -> None:
     interactor.CreateRepeatingTimer(max(1, round(1000 / viewer.fps)))
 
 
-def _require_display() -> None:
+def require_display() -> None:
     """Fail with advice where VTK would crash or hang."""
     if sys.platform.startswith(("win", "darwin", "cygwin")):
         return

@@ -20,29 +20,39 @@ from ...sim.io import Metrics
 from ..runs.configs import UsageError
 from ..runs.folder import RunFolder
 from .common import console, show_table
+from .sources import field_files, is_motion, open_field_source
 
 _PACKAGES = (
     "torch", "warp-lang", "numpy", "scipy", "h5py", "pyvista", "taichi", "cma", "gymnasium",
     "pyamg", "imageio-ffmpeg", "pysplashsurf",
 )  # fmt: skip
 
+MANY = 12
+"""Files, or numbers, that are listed one by one."""
+
 
 def info(path: Path | None = None, /) -> None:
-    """Versions, devices and caches; or what a run folder, rollout or checkpoint holds.
+    """Versions, devices and caches; or what a run folder, data set, rollout, checkpoint or file of
+    fields holds.
 
     Args:
-        path: Run folder, rollout (.h5) or checkpoint (.safetensors).
+        path: Run folder, rollout or fields (.h5, .mat, …) or checkpoint (.safetensors).
     """
     if path is None:
         _installation()
     elif path.is_dir():
-        _run(path)
+        if (path / "config.toml").is_file() or not field_files(path):
+            _run(path)
+        if not is_motion(path):
+            _fields(path)
     elif not path.exists():
         raise UsageError(f"info: a run folder or file; got {path}, not found. Check the path.")
     elif path.suffix == ".safetensors":
         _checkpoint(path)
-    else:
+    elif is_motion(path):
         _rollout(path)
+    else:
+        _fields(path)
 
 
 def list_() -> None:
@@ -158,9 +168,10 @@ def _run(path: Path) -> None:
         rows["metrics"] = f"{len(found)} rows"
         if found:
             rows["last row"] = json.dumps(found[-1])
-    rows["files"] = ", ".join(
-        f"{p.name} ({_size(p)})" for p in sorted(path.iterdir()) if p.is_file()
-    )
+    files = sorted(p for p in path.iterdir() if p.is_file())
+    rows["files"] = ", ".join(f"{p.name} ({_size(p)})" for p in files[:MANY])
+    if len(files) > MANY:
+        rows["files"] += f", … {len(files)} in all"
     show_table(rows, str(path))
     if folder.rollout.is_file():
         _rollout(folder.rollout)
@@ -188,6 +199,57 @@ def _rollout(path: Path) -> None:
     show_table(rows, str(path))
 
 
+def _fields(path: Path) -> None:
+    """Fields on a grid: how many, when, where, what is held at the sides."""
+    data = open_field_source(path)
+    files = [part.path for part in data.parts]
+    rows: dict[str, Any] = {"layout": data.layout}
+    rows["files"] = f"{len(files)}, {_bytes(sum(float(f.stat().st_size) for f in files))}"
+    equation = data.attributes.get("equation")
+    if equation:
+        rows["equation"] = equation
+    rows["trajectories"] = data.n_trajectories
+    times = data.times
+    if data.n_frames > 1:
+        rows["frames"] = str(data.n_frames)
+        if times is not None:
+            first = times[0] if times.ndim > 1 else times
+            step = float(first[-1] - first[0]) / (len(first) - 1)
+            rows["frames"] += f", {first[0]:.4g} … {first[-1]:.4g} s, every {step:.4g} s"
+            rows["frames"] += " (of the first trajectory)" * (times.ndim > 1)
+    else:
+        rows["frames"] = "one: stationary"
+    rows["cells"] = " × ".join(map(str, data.cells))
+    spans = {a: v[0] if v.ndim > 1 else v for a, v in data.coordinates.items()}
+    if spans:
+        rows["centres"] = ", ".join(f"{a} {v[0]:.4g} … {v[-1]:.4g} m" for a, v in spans.items())
+    if data.sides:
+        rows["sides"] = ", ".join(f"{side} {kind}" for side, kind in data.sides.items())
+    for name in data.names:
+        channels, units = data.channels(name), data.units(name)
+        parts = [", ".join(channels) if len(channels) > 1 else "scalar", f"[{units}]" * bool(units)]
+        parts += ["" if data.varies(name) else "constant in time"]
+        rows[f"field {name}"] = " ".join(filter(None, parts))
+    for name, value in data.scalars.items():
+        rows[f"scalar {name}"] = _spread(value)
+    numbers = {k: v for k, v in data.attributes.items() if isinstance(v, (int, float))}
+    hidden = {"n_spatial_dims", "n_trajectories", "rheograd_fields"}
+    given = [f"{k} {v:.6g}" for k, v in numbers.items() if k not in hidden]
+    if given:
+        rows["parameters"] = ", ".join(given)
+    show_table(rows, str(path))
+
+
+def _spread(value: Any) -> str:
+    """Few numbers, or the ends of many."""
+    flat = [float(v) for v in value.flatten()]
+    if len(set(flat)) == 1:
+        return f"{flat[0]:.6g}"
+    if len(flat) <= MANY:
+        return ", ".join(f"{v:.6g}" for v in flat)
+    return f"{min(flat):.6g} … {max(flat):.6g}"
+
+
 def _checkpoint(path: Path) -> None:
     from ...sim.io import load_checkpoint
 
@@ -200,7 +262,10 @@ def _checkpoint(path: Path) -> None:
 
 
 def _size(path: Path) -> str:
-    size = float(path.stat().st_size)
+    return _bytes(float(path.stat().st_size))
+
+
+def _bytes(size: float) -> str:
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
