@@ -47,7 +47,11 @@ NAMES = {
         },
     ),
     "darcy-smooth-32": (
-        ("smooth primal, SOAP, fresh inputs", "smooth primal, SOAP"),
+        (
+            "smooth mixed, SOAP, fresh inputs",
+            "smooth primal, SOAP, fresh inputs",
+            "smooth primal, SOAP",
+        ),
         {
             "equation": "−∇·(a ∇u) = 10 on the unit square, u = 0 around it; a and u from one code",
             "inputs": "a = exp(½ g), g a Gaussian field, correlation length 0.3, on 32² cells",
