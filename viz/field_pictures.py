@@ -191,9 +191,7 @@ def _strip(
 
 def _course(rows: list[_Row], moments: int, size: tuple[int, int] | None, theme: Theme) -> Any:
     """1-D fields: curves, and the map of space and time beside them."""
-    figure, axes = _empty(
-        len(rows), 2, size or (int(DPI * WIDTH), int(DPI * 3.4 * len(rows))), theme
-    )
+    figure, axes = _empty(len(rows), 2, (WIDTH, TALLEST * len(rows)), size, theme)
     for r, row in enumerate(rows):
         count = row.scenes.n_frames
         indices = np.unique(np.linspace(0, count - 1, min(moments, count)).round().astype(int))
@@ -246,25 +244,34 @@ def _figure(
     lines: int, columns: int, frame: Any, size: Any, theme: Theme, bars: bool = False
 ) -> tuple[Any, Any]:
     """A figure that fits its panels, and its axes (lines, columns)."""
-    if size is None:
-        lengths = [e[-1] - e[0] for e in frame.edges.values()]
-        aspect = {1: 0.62, 3: 1.0}.get(frame.dim) or lengths[1] / lengths[0]
-        # Numbers and names of axes and bars.
-        around = (1.2 * columns, 0.5 * lines + 0.3) if bars else (2.0, 0.12 * lines + 0.65)
-        width = min((WIDTH - around[0]) / columns, 4.8, TALLEST / aspect)
-        size = (columns * width + around[0], lines * width * aspect + around[1])
-        size = tuple(round(DPI * s) for s in size)
-    return _empty(lines, columns, size, theme)
+    lengths = [e[-1] - e[0] for e in frame.edges.values()]
+    aspect = {1: 0.62, 3: 1.0}.get(frame.dim) or lengths[1] / lengths[0]
+    # Numbers and names of axes and bars.
+    around = (1.2 * columns, 0.5 * lines + 0.3) if bars else (2.0, 0.12 * lines + 0.65)
+    width = min(max(1.0, (WIDTH - around[0]) / columns), 4.8, TALLEST / aspect)
+    fits = (columns * width + around[0], lines * width * aspect + around[1])
+    return _empty(lines, columns, fits, size, theme)
 
 
-def _empty(lines: int, columns: int, size: tuple[int, int], theme: Theme) -> tuple[Any, Any]:
+def _empty(
+    lines: int,
+    columns: int,
+    fits: tuple[float, float],
+    size: tuple[int, int] | None,
+    theme: Theme,
+) -> tuple[Any, Any]:
+    """A figure of a size [px], in which a layout that fits some inches is as large as it can be."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    size = size or (round(DPI * fits[0]), round(DPI * fits[1]))
+    dpi = min(size[0] / fits[0], size[1] / fits[1])
     figure = Figure(
-        figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, layout="constrained",
+        figsize=(size[0] / dpi, size[1] / dpi),
+        dpi=dpi,
+        layout="constrained",
         facecolor=theme.background,
-    )  # fmt: skip
+    )
     FigureCanvasAgg(figure)
     return figure, figure.subplots(lines, columns, squeeze=False)
 

@@ -232,6 +232,6 @@ def _axis(name: str, frame: FieldFrame) -> str:
 def _name_axes(axes: Any, frame: FieldFrame, theme: Theme) -> None:
     axes.tick_params(colors=theme.text, labelsize=8, color=theme.edge)
     axes.set_facecolor(theme.background)
-    if axes.get_window_extent().width < 320:
+    if axes.get_window_extent().width < 2.1 * axes.figure.dpi:
         axes.locator_params(nbins=3)
     axes.set_xlabel(_axis(next(iter(frame.edges)), frame), color=theme.text, fontsize=9)

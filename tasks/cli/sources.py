@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
-
-from ...sim.core.errors import RheogradError
-from ...sim.io import FieldSet, open_fields
 from ..runs.configs import UsageError
+
+if TYPE_CHECKING:
+    from ...sim.io import FieldSet
 
 __all__ = ["field_files", "is_motion", "open_field_source", "rollout_file"]
 
@@ -19,6 +19,8 @@ def is_motion(source: Path) -> bool:
         return (source / "rollout.h5").is_file() or bool(_throws(source)) or not field_files(source)
     if not source.is_file() or source.suffix not in (".h5", ".hdf5", ".vtkhdf"):
         return not source.is_file()
+    import h5py
+
     try:
         with h5py.File(source) as file:
             return "rheograd_format" in file.attrs or file.attrs.get("grid_type") == "particles"
@@ -39,6 +41,9 @@ def open_field_source(source: Path) -> FieldSet:
     Raises:
         UsageError: a path that holds neither a motion nor fields.
     """
+    from ...sim.core.errors import RheogradError
+    from ...sim.io import open_fields
+
     try:
         return open_fields(field_files(source) if source.is_dir() else source)
     except RheogradError as error:

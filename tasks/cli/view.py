@@ -195,6 +195,9 @@ def _render_fields(
     frame, time = moment
     if time is not None:
         frame = scenes.nearest(time, trajectories[0])
+    for one in (scenes, *others):
+        one.check(fields, trajectories)
+    scenes.check((), (), [] if frame is None else [frame])
     if scenes.n_frames == 1 and not picture:
         if out is not None:
             raise UsageError(
@@ -203,7 +206,6 @@ def _render_fields(
         picture = True
     place = source / source.name if source.is_dir() else source.with_suffix("")
     if picture:
-        scenes.check((), (), [] if frame is None else [frame])
         tail = "" if frame is None else f"-{frame % scenes.n_frames}"
         target = out or place.with_name(f"{place.name}{tail}.png")
         render_fields(scenes, target, frame=frame, moments=moments, **options)
