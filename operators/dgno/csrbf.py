@@ -214,6 +214,8 @@ class TestFunctions:
             raise InputError(
                 message("TestFunctions.sample", f"radii in (0, {room:g})", f"{ends}", "Lower them")
             )
+        if count < 1:
+            raise InputError(message("TestFunctions.sample", "count >= 1", count, "Raise it"))
         x, R = self._centres(count, low, high, ends, generator)
         if keep is not None:
             for _ in range(100):

@@ -133,6 +133,9 @@ def _fine(
     if fine % 2 == 0:
         raise InputError(message("darcy_solutions", "an odd refinement", fine, "Take 3 or 5"))
     n = a.shape[-1]
+    if a.ndim != 4 or tuple(a.shape[1:]) != (1, n, n):
+        fix = "Give every sample one channel and as many rows as columns"
+        raise InputError(message("darcy_solutions", "permeabilities (S, 1, n, n)", a, fix))
     coarse, grid = (Grid((m, m), sides="dirichlet") for m in (n, n * fine))
     solver = Darcy(grid, forcing)
     x = grid.points(a).reshape(-1, 2)

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...sim.core.errors import InputError, message
 from .model import DGNO
 from .priors import Prior
+from .problem import check_codes
 from .scattered import Scattered
 
 __all__ = [
@@ -28,13 +29,14 @@ def relative_error(found: Tensor, truth: Tensor) -> Tensor:
 
     Source: DGenNO's metric, without its 1e-8.
     """
-    size = torch.linalg.vector_norm(truth.flatten(1), dim=1)
-    return torch.linalg.vector_norm(found.flatten(1) - truth.flatten(1), dim=1) / size
+    a, b = _pairs("relative_error", found, truth)
+    return torch.linalg.vector_norm(a - b, dim=1) / torch.linalg.vector_norm(b, dim=1)
 
 
 def pixel_accuracy(found: Tensor, truth: Tensor, middle: float) -> Tensor:
     """Share of cells on the right side of `middle`, (S, ...) → (S,). Source: GenPANIS."""
-    return ((found > middle) == (truth > middle)).flatten(1).double().mean(1)
+    a, b = _pairs("pixel_accuracy", found, truth)
+    return ((a > middle) == (b > middle)).double().mean(1)
 
 
 def cross_correlation(found: Tensor, truth: Tensor) -> Tensor:
@@ -101,9 +103,20 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
 
     Args:
         samples: (draws, ...).
-        truth: (...).
+        truth: (...), or the same numbers with the axes of points in one or in several.
         level: of the interval between the quantiles (1 ± level)/2.
+
+    Raises:
+        InputError: truths of other samples or points, a level out of (0, 1).
     """
+    if not 0 < level < 1:
+        raise InputError(message("coverage", "a level in (0, 1)", level, "Give 0.9, not 90"))
+    shape = samples.shape[1:]
+    if truth.shape != shape:
+        if truth.numel() != shape.numel() or truth.shape[:1] != shape[:1]:
+            fix = "Compare at the same points"
+            raise InputError(message("coverage", f"truths {tuple(shape)}", truth, fix))
+        truth = truth.reshape(shape)
     ends = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=samples.dtype)
     low, high = torch.quantile(samples, ends.to(samples.device), dim=0)
     return ((truth >= low) & (truth <= high)).double().mean()
@@ -136,6 +149,7 @@ def predict(
         of: another one of the problem's observables.
     """
     x = model.points(a) if x is None else x
+    check_codes("predict", model.encode(a))
     frozen = model.at(x, 0)
 
     def one() -> Tensor:

@@ -37,14 +37,18 @@ def sensors(
 
     Args:
         x: points (n, D).
-        u: one solution there, (n,).
+        u: one solution there, (n,), or as cells.
         count: number of sensors.
         decibels: signal-to-noise ratio [dB].
         generator: of places and noise.
 
     Raises:
-        InputError: more sensors than points.
+        InputError: more sensors than points, values at other points.
     """
+    if u.numel() != len(x):
+        fix = "Give one solution at these points"
+        raise InputError(message("sensors", f"{len(x)} values", u, fix))
+    u = u.flatten()
     if not 1 <= count <= len(x):
         raise InputError(message("sensors", f"a count in [1, {len(x)}]", count, "Lower it"))
     chosen = torch.randperm(len(x), generator=generator)[:count]
@@ -61,8 +65,8 @@ class Observation:
     """Points (n, D); of the input's own domain where `of` is "input"."""
     value: Tensor
     """(n,), or (C·n,) of a solution of C components, one component after the other."""
-    sigma: float
-    """Standard deviation of the noise, the error of the decoder included."""
+    sigma: float | Tensor
+    """Standard deviation of the noise, the error of the decoder included; one, or one for each value."""
     of: str = "solution"
     """"solution", "input", or another one of the problem's observables, such as "p" or "s"."""
 
@@ -88,7 +92,8 @@ class Posterior:
     Args:
         model: trained; frozen here.
         prior: of its codes.
-        observed: observations of solution, input and other fields, and `Target`s.
+        observed: observations of solution, input and other fields, and `Target`s; one alone may go
+            without a list. They are brought to the model's precision and device.
         residual_sigma: σ_r, root mean square of the residuals of codes of training inputs; None leaves
             the residuals out.
         residual_count: N; default dβ.
@@ -99,8 +104,8 @@ class Posterior:
             smaller where residuals weigh much, too small to mix. For MAP estimates.
 
     Raises:
-        InputError: nothing observed, values that do not fit their points, a prior of other codes, an
-            input without phases with `binary`.
+        InputError: nothing observed, values that are not finite or do not fit their points, a prior of
+            other codes, an input without phases with `binary`.
 
     Differentiable in z. Source: Zang & Koutsourelakis 2025 (DGenNO) for the objective; samples in the
     space of the noise and σ_r are ours.
@@ -110,15 +115,21 @@ class Posterior:
         self,
         model: DGNO,
         prior: Prior,
-        observed: Sequence[Observation | Target],
+        observed: Sequence[Observation | Target] | Observation | Target,
         residual_sigma: float | None = None,
         residual_count: float | None = None,
         generator: torch.Generator | None = None,
         binary: bool = False,
     ) -> None:
+        if isinstance(observed, (Observation, Target)):
+            observed = [observed]
         names = ("solution", "input", *model.problem.observables)
         wrong = [o for o in observed if isinstance(o, Observation) and o.of not in names]
-        if not observed or wrong or any(not o.sigma > 0 for o in observed):
+        if (
+            not observed
+            or wrong
+            or any(not bool((torch.as_tensor(o.sigma) > 0).all()) for o in observed)
+        ):
             expected = f"observations with sigma > 0 of one of {names}"
             raise InputError(message("Posterior", expected, f"{len(observed)} of them", "Correct"))
         if prior.latent != model.config.latent:
@@ -128,9 +139,10 @@ class Posterior:
             )
             raise InputError(message("Posterior", expected, prior.latent, fix))
         self._equations = model.problem.binary() if binary else model.problem
-        self.model, self.prior, self.observed = model, prior, list(observed)
-        self.residual_sigma, self.residual_count = residual_sigma, residual_count
         like = next(model.parameters())
+        self.model, self.prior = model, prior
+        self.observed = [_like(o, like) for o in observed]
+        self.residual_sigma, self.residual_count = residual_sigma, residual_count
         self._frozen: dict = {}
         self.where = None
         if residual_sigma is not None:
@@ -171,7 +183,8 @@ class Posterior:
             if found.shape[1] != o.value.numel():
                 expected = f"{found.shape[1]} values for {what}"
                 raise InputError(message("Posterior", expected, o.value, "Give one per component"))
-            parts.append((found - o.value.flatten()) / o.sigma)
+            sigma = o.sigma.flatten() if isinstance(o.sigma, Tensor) else o.sigma
+            parts.append((found - o.value.flatten()) / sigma)
         if self.where is not None:
             r = torch.cat(list(self._equations.residuals(decode, self.where, None).values()), 1)
             count = self.prior.latent if self.residual_count is None else self.residual_count
@@ -209,7 +222,13 @@ class Posterior:
 
         Returns:
             (B, dβ), in the order of the starts.
+
+        Raises:
+            InputError: starts of another shape.
         """
+        if z.ndim != 2 or z.shape[1] != self.prior.latent:
+            expected, fix = f"starts (B, {self.prior.latent})", "Begin at torch.zeros(1, latent)"
+            raise InputError(message("Posterior.maximize", expected, z, fix))
         z = z.detach().clone()
         damping = torch.ones(len(z), 1, 1, dtype=z.dtype, device=z.device)
         eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
@@ -235,3 +254,16 @@ class Posterior:
         root = torch.linalg.cholesky(H)
         eye = torch.eye(len(H), dtype=H.dtype, device=H.device)
         return torch.linalg.solve_triangular(root, eye, upper=False).mT.to(z.dtype)
+
+
+def _like(o: Observation | Target, like: Tensor) -> Observation | Target:
+    """What was observed, in the precision and on the device of a model."""
+    numbers = {k: v for k, v in vars(o).items() if isinstance(v, Tensor)}
+    bad = [k for k, v in numbers.items() if not bool(torch.isfinite(v.detach()).all())]
+    if bad:
+        fix = "Leave those sensors out"
+        raise InputError(message("Posterior", f"finite {bad[0]}", "numbers that are not", fix))
+    sigma = numbers.get("sigma")
+    if sigma is not None and sigma.numel() not in (1, numbers["value"].numel()):
+        raise InputError(message("Posterior", "one sigma, or one for each value", sigma, "Correct"))
+    return dataclasses.replace(o, **{k: v.to(like) for k, v in numbers.items()})

@@ -14,7 +14,7 @@ from ...sim.core.errors import InputError, message
 from .encoders import Encoder
 from .jets import jet_product
 from .multionet import MultiONet
-from .problem import Decode, Problem
+from .problem import Decode, Problem, check_batch, check_codes, check_points
 from .scattered import PointEncoder, Scattered
 
 __all__ = ["DGNO", "DGNOConfig"]
@@ -165,8 +165,16 @@ class DGNO(nn.Module):
             self.log_nodes = nn.ParameterDict(first)
 
     def fit_scales(self, a: Tensor | Scattered) -> None:
-        """Take the encoder's scales from training inputs (S, 1, *cells), or points."""
+        """Take the encoder's scales from training inputs (S, 1, *cells), or points.
+
+        Raises:
+            InputError: inputs that the problem does not take (not finite, not positive), or all alike.
+        """
         self.encoder.fit_scales(self._scaled(a))
+        if not 0 < float(self.encoder.std) < math.inf:
+            fix = "Inputs of this problem are finite and, where it is a coefficient, positive"
+            got = f"mean {float(self.encoder.mean):.3g}, deviation {float(self.encoder.std):.3g}"
+            raise InputError(message("DGNO.fit_scales", "inputs with a spread", got, fix))
 
     def encode(self, a: Tensor | Scattered) -> Tensor:
         """Mean code of input fields, (B, 1, *cells) → (B, dβ).
@@ -210,6 +218,7 @@ class DGNO(nn.Module):
         Returns:
             (B, dβ) ↦ jets (S, B, C, n) by name, walls built in.
         """
+        check_points("DGNO", x, self.problem.dim)
         kept = {}
         for name in names or self.problem.fields:
             wall = self.problem.mollifier(name, x, order)
@@ -244,10 +253,11 @@ class DGNO(nn.Module):
             of: another one of the problem's observables.
 
         Raises:
-            InputError: as `encode`; an unknown observable.
+            InputError: as `encode`; an unknown observable; inputs that are not finite or positive.
         """
         x = self.points(a) if x is None else x
-        return self.problem.observe(of, self.decode(self.encode(a)), x)
+        beta = check_codes("DGNO", self.encode(a))
+        return self.problem.observe(of, self.decode(beta), x)
 
     def residuals(
         self,
@@ -295,6 +305,7 @@ class DGNO(nn.Module):
         Raises:
             InputError: labels that do not fit their points.
         """
+        check_batch("DGNO.loss", batch, self.problem.observables)
         a, c = self._input(batch), self.config
         like = batch["a"]
         beta = self.draw(self._thinned(a, generator), generator)
@@ -348,7 +359,8 @@ class DGNO(nn.Module):
         """−log p(u|β) per label, (B,)."""
         at = self.problem.points(u) if x is None else x
         found = self.problem.observe(name, self.decode(beta), at)
-        if u.numel() != found.numel() or len(u) != len(found):
+        many = found.shape[1] > 1 and (u.ndim < 3 or u.shape[1] != found.shape[1])
+        if u.numel() != found.numel() or len(u) != len(found) or many:
             expected = f'labels "{name}" {tuple(found.shape)}'
             raise InputError(message("DGNO.loss", expected, u, 'Give "x" with labels elsewhere'))
         truth = torch.where(share[:, None] > 0, u.flatten(1), 1.0)

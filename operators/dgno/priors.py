@@ -47,8 +47,12 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Codes (count, dβ)."""
-        return self.code(torch.randn(count, self.latent, generator=generator))
+        """Codes (count, dβ), in the precision and on the device of the prior."""
+        own = itertools.chain(self.parameters(), self.buffers())
+        like = next((t for t in own if t.is_floating_point()), torch.zeros(()))
+        place = "cpu" if generator is None else generator.device
+        z = torch.randn(count, self.latent, generator=generator, device=place)
+        return self.code(z.to(like))
 
 
 class CubePrior(Prior):
@@ -223,6 +227,12 @@ def fit_prior(
         Mean −log p(β)/dβ of every batch.
     """
     beta = beta.detach()
+    if beta.ndim != 2 or len(beta) < 2 or beta.shape[1] != prior.latent:
+        expected, fix = f"codes (S >= 2, {prior.latent})", "Encode more inputs, with this latent"
+        raise InputError(message("fit_prior", expected, beta, fix))
+    if not bool(torch.isfinite(beta).all()):
+        fix = "Look for inputs that are not finite, or for a training that failed"
+        raise InputError(message("fit_prior", "finite codes", "others", fix))
     inner = prior.inner if isinstance(prior, Bounded) else prior
     if isinstance(inner, NormalPrior):
         inner.fit(torch.atanh(beta.clamp(-1 + 1e-6, 1 - 1e-6)) if inner is not prior else beta)
@@ -247,5 +257,5 @@ def fit_prior(
 
 def _put(values: Tensor, where: Tensor, new: Tensor) -> Tensor:
     """Columns replaced without writing in place."""
-    index = where.nonzero()[:, 0]
+    index = where.nonzero()[:, 0].to(values.device)
     return values.index_copy(1, index, new)

@@ -14,7 +14,7 @@ from ...sim.core.errors import InputError, message
 from ...sim.grid.pdes import Grid
 from .scattered import Scattered, resized
 
-__all__ = ["Decode", "FieldSpec", "Problem"]
+__all__ = ["Decode", "FieldSpec", "Problem", "check_batch", "check_codes", "check_points"]
 
 Decode = Callable[[Tensor, int, tuple[str, ...]], Mapping[str, Tensor]]
 """(points, order, names of fields) ↦ jets (S, B, C, n) of those fields, for a batch of codes."""
@@ -137,3 +137,38 @@ class Problem:
                 message(f"{type(self).__name__}.observe", expected, name, "Choose one")
             )
         return decode(x, 0, (name,))[name][0]
+
+
+def check_points(where: str, x: Tensor, dim: int) -> None:
+    """Raise `InputError` unless x is (n, D) or (B, n, D)."""
+    if x.ndim not in (2, 3) or x.shape[-1] != dim:
+        fix = "Give one row of coordinates per point"
+        raise InputError(message(where, f"points (n, {dim}) or (B, n, {dim})", x, fix))
+
+
+def check_batch(where: str, batch: Mapping[str, Tensor], observables: tuple[str, ...]) -> None:
+    """Raise `InputError` for names that a loss does not read, and shares that are not (B,)."""
+    shares = ("virtual", "labelled", *(f"labelled {name}" for name in observables))
+    known = ("a", "at", "mask", "x", *observables, *shares)
+    strange = [name for name in batch if name not in known]
+    if strange or "a" not in batch:
+        got = f"{strange[0]!r}" if strange else "no inputs"
+        raise InputError(message(where, f'"a", and parts out of {known[1:]}', got, "Rename it"))
+    B = len(batch["a"])
+    for name in shares:
+        if name in batch and tuple(batch[name].shape) != (B,):
+            fix = "Give a number for each sample"
+            raise InputError(message(where, f'"{name}" of shape ({B},)', batch[name], fix))
+    for name in observables:
+        if name in batch and not batch[name].is_floating_point():
+            raise InputError(message(where, f'"{name}" of floating point', batch[name], "Convert"))
+
+
+def check_codes(where: str, beta: Tensor) -> Tensor:
+    """The codes of inputs, (B, dβ). Raises `InputError` where one is not finite."""
+    bad = ~torch.isfinite(beta.detach()).all(1)
+    if bool(bad.any()):
+        got = f"{int(bad.sum())} of {len(bad)} with codes that are not finite"
+        fix = "Inputs must be finite and, where they are coefficients, positive; fit_scales comes first"
+        raise InputError(message(where, "inputs of the problem", got, fix))
+    return beta

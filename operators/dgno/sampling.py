@@ -106,6 +106,9 @@ def hamiltonian(
         expected = "start (C, d), draws >= 4, warmup >= 0, step > 0, target in (0, 1)"
         got = f"{tuple(start.shape)}, {draws}, {warmup}, {step}, {target}"
         raise InputError(message(where, expected, got, "Correct them"))
+    if root is not None and root.shape != (start.shape[1],) * 2:
+        expected, fix = f"a root {(start.shape[1],) * 2}", "Take Posterior.laplace(z)"
+        raise InputError(message(where, expected, root, fix))
     z = start.detach().clone()
     R = torch.eye(z.shape[1], dtype=z.dtype, device=z.device) if root is None else root
     energy, g = slope(z)

@@ -1,0 +1,149 @@
+"""What a latent model and its posterior refuse, and how they say it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from rheograd.operators.dgno import (
+    DGNO,
+    Bounded,
+    Darcy2D,
+    DGNOConfig,
+    NormalPrior,
+    Observation,
+    Posterior,
+    RealNVP,
+    coverage,
+    darcy_inputs,
+    darcy_solutions,
+    fit_prior,
+    generate,
+    hamiltonian,
+    pixel_accuracy,
+    predict,
+    relative_error,
+    sensors,
+)
+from rheograd.sim.core.errors import InputError
+
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def known():
+    g = torch.Generator().manual_seed(0)
+    a = darcy_inputs(8, 8, phases=(5.0, 10.0), length=0.3, generator=g)
+    problem = Darcy2D((8, 8), "mixed", phases=(5.0, 10.0), count=5, points=3)
+    config = DGNOConfig(latent=4, width=8, depth=3, channels=2)
+    model = DGNO(problem, config, generator=g).requires_grad_(False)
+    model.fit_scales(a)
+    return model, a, darcy_solutions(a).flatten(2)
+
+
+def test_batches_that_are_refused(known):
+    model, a, u = known
+    one = torch.ones(8)
+    refused = {
+        "'U'. Rename": {"a": a, "U": u},
+        "no inputs": {"u": u},
+        '"labelled" of shape': {"a": a, "u": u, "labelled": one[:, None]},
+        '"virtual" of shape': {"a": a, "virtual": one[:3]},
+        'labels "s"': {"a": a, "s": torch.ones(8, 64, 2)},  # components last
+        "of floating point": {"a": a, "u": u.long()},
+        'labels "u"': {"a": a, "u": u[..., :9]},
+    }
+    for words, batch in refused.items():
+        with pytest.raises(InputError, match=words):
+            model.loss(batch)
+
+
+def test_inputs_and_points_that_are_refused(known):
+    model, a, _ = known
+    bad = a.clone()
+    bad[0, 0, 0, 0] = NAN
+    for wrong in (bad, -a):
+        with pytest.raises(InputError, match="codes that are not finite"):
+            model(wrong)
+        with pytest.raises(InputError, match="codes that are not finite"):
+            predict(model, wrong, draws=2)
+        with pytest.raises(InputError, match="inputs with a spread"):
+            copy.deepcopy(model).fit_scales(wrong)
+    with pytest.raises(InputError, match="inputs with a spread"):
+        copy.deepcopy(model).fit_scales(torch.ones_like(a))
+    for x in (torch.rand(5, 3), torch.rand(2)):
+        with pytest.raises(InputError, match=r"points \(n, 2\)"):
+            model(a, x)
+    for wrong in (a[:, 0], a[..., :4]):
+        with pytest.raises(InputError, match=r"permeabilities \(S, 1, n, n\)"):
+            darcy_solutions(wrong)
+    with pytest.raises(InputError, match="count >= 1"):
+        problem = Darcy2D((8, 8), count=0)
+        problem.sample(None, a)
+
+
+def test_measures_compare_like_with_like(known):
+    model, a, u = known
+    drawn = predict(model, a, draws=20, delta=0.1)
+    level = coverage(drawn, u)
+    assert coverage(drawn, u[:, 0]) == level == coverage(drawn, u.reshape(8, 1, 8, 8))
+    with pytest.raises(InputError, match="truths"):
+        coverage(drawn, u[:1, 0])
+    with pytest.raises(InputError, match="Give 0.9, not 90"):
+        coverage(drawn, u, 90)
+    assert torch.equal(pixel_accuracy(a.flatten(1), a, 7.0), torch.ones(8, dtype=torch.float64))
+    for measure in (relative_error, lambda x, y: pixel_accuracy(x, y, 7.0)):
+        with pytest.raises(InputError, match="the same points"):
+            measure(u, u[:3])
+
+
+def test_posteriors_that_are_refused(known):
+    model, a, u = known
+    prior, x = NormalPrior(4), model.problem.points(a)
+    seen = sensors(x, u[0], 20, 25.0)
+    assert seen.value.shape == (20,)
+    with pytest.raises(InputError, match="64 values"):
+        sensors(x, u, 20, 25.0)
+    for name, words in (("value", "finite value"), ("x", "finite x")):
+        wrong = dataclasses.replace(seen, **{name: getattr(seen, name) * NAN})
+        with pytest.raises(InputError, match=words):
+            Posterior(model, prior, [wrong])
+    with pytest.raises(InputError, match="one sigma"):
+        Posterior(model, prior, [dataclasses.replace(seen, sigma=torch.ones(3))])
+    with pytest.raises(InputError, match="sigma > 0"):
+        Posterior(model, prior, dataclasses.replace(seen, sigma=torch.zeros(20)))
+    with pytest.raises(InputError, match=r"points \(n, 2\)"):
+        Posterior(model, prior, Observation(torch.rand(20, 3), seen.value, 0.1))
+    posterior = Posterior(model, prior, seen)
+    for start in (torch.zeros(4), torch.zeros(1, 5)):
+        with pytest.raises(InputError, match=r"starts \(B, 4\)"):
+            posterior.maximize(start)
+    with pytest.raises(InputError, match=r"a root \(4, 4\)"):
+        hamiltonian(posterior.slope, torch.zeros(1, 4), draws=4, warmup=1, root=torch.eye(3))
+    wrong = [(torch.zeros(1, 4), "S >= 2"), (torch.zeros(9, 5), ", 4")]
+    for codes, words in [*wrong, (torch.full((9, 4), NAN), "finite")]:
+        with pytest.raises(InputError, match=words):
+            fit_prior(prior, codes)
+
+
+def test_sensors_of_their_own_noise_and_precision(known):
+    """One σ for each value is the same as observations apart; float64 sensors suit a float32 model."""
+    model, a, u = known
+    prior, x = NormalPrior(4), model.problem.points(a)
+    sigma = torch.tensor([0.01] * 10 + [0.1] * 10)
+    seen = Observation(x[:20].double(), u[0, 0, :20].double(), sigma.double())
+    parts = [Observation(x[:10], u[0, 0, :10], 0.01), Observation(x[10:20], u[0, 0, 10:20], 0.1)]
+    z = torch.linspace(-1, 1, 4)[None]
+    both = [Posterior(model, prior, some).energy(z) for some in (seen, parts)]
+    torch.testing.assert_close(*both)
+
+
+@pytest.mark.parametrize("prior", [NormalPrior(4), Bounded(RealNVP(4, 2, 8))])
+def test_priors_in_double_precision(prior, known):
+    model = copy.deepcopy(known[0]).double()
+    a, u = generate(
+        model, copy.deepcopy(prior).double(), 3, generator=torch.Generator().manual_seed(0)
+    )
+    assert a.dtype == u.dtype == torch.float64
