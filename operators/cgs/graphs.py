@@ -35,11 +35,13 @@ class Graphs:
         fits = (
             self.source.shape == self.target.shape == (e,) and len(self.y) == len(self.graph) == n
         )
-        if self.nodes.dim() != 2 or self.edges.dim() != 2 or not fits:
+        if min(self.nodes.dim(), self.edges.dim(), self.y.dim()) != 2 or not fits:
             got = str([tuple(getattr(self, f.name).shape) for f in dataclasses.fields(self)])
             expected = "nodes (N, C), edges (E, D), source and target (E,), y (N, K), graph (N,)"
             raise InputError(message("Graphs", expected, got))
         ends = torch.cat([self.source, self.target])
+        if ends.is_floating_point() or self.graph.is_floating_point():
+            raise InputError(message("Graphs", "source, target and graph of whole numbers", ends))
         if e and not (int(ends.min()) >= 0 and int(ends.max()) < n):
             raise InputError(message("Graphs", f"edges between nodes 0 … {n - 1}", ends))
 
@@ -61,10 +63,13 @@ def collate(graphs: Sequence[Graphs]) -> Graphs:
     """Several graphs as one.
 
     Raises:
-        InputError: no graphs.
+        InputError: no graphs, or features of several widths.
     """
     if not graphs:
         raise InputError(message("collate", "at least one graph", "none"))
+    widths = {(g.nodes.shape[1], g.edges.shape[1], g.y.shape[1]) for g in graphs}
+    if len(widths) > 1:
+        raise InputError(message("collate", "features of one width", f"{sorted(widths)}"))
     nodes = torch.tensor([0, *(len(g.nodes) for g in graphs)]).cumsum(0).tolist()
     parts = torch.tensor([0, *(g.count for g in graphs)]).cumsum(0).tolist()
     shifted = list(zip(graphs, nodes, parts, strict=False))

@@ -77,6 +77,11 @@ class CGSConfig:
         if min(self.heads, self.hidden_channels, self.n_layers) < 1:
             got = f"{self.heads}, {self.hidden_channels}, {self.n_layers}"
             raise InputError(message("CGSConfig", "heads, hidden_channels, n_layers >= 1", got))
+        if not self.tol > 0 or self.max_iterations < 1 or self.anderson < 0:
+            got = f"{self.tol}, {self.max_iterations}, {self.anderson}"
+            raise InputError(
+                message("CGSConfig", "tol > 0, max_iterations >= 1, anderson >= 0", got)
+            )
 
 
 class Encoder(nn.Module):
@@ -93,7 +98,7 @@ class Encoder(nn.Module):
     def __init__(self, config: CGSConfig, nodes: int | None = None, edges: int | None = None):
         super().__init__()
         width, self.layers = config.hidden_channels, nn.ModuleList()
-        sizes = (config.node_channels, config.edge_channels)
+        self.channels = sizes = (config.node_channels, config.edge_channels)
         for k in range(config.n_layers):
             last = k == config.n_layers - 1
             out = ((nodes if last else None) or width, (edges if last else None) or width)
@@ -108,6 +113,16 @@ class Encoder(nn.Module):
 
     def forward(self, g: Graphs) -> tuple[Tensor, Tensor]:
         h, e = g.nodes, g.edges
+        if (h.shape[1], e.shape[1]) != self.channels:
+            expected = (
+                f"graphs with {self.channels[0]} features of nodes and {self.channels[1]} of edges"
+            )
+            got = f"{h.shape[1]} and {e.shape[1]}"
+            raise InputError(message("Encoder", expected, got, "Build the model for these graphs"))
+        weight = next(self.parameters())
+        if h.dtype != weight.dtype or h.device != weight.device:
+            fix = "Use graphs.to(…) or model.to(…)"
+            raise InputError(message("Encoder", f"{weight.dtype} on {weight.device}", h, fix))
         for layer in self.layers:
             parts = [e, h[g.source], h[g.target]]
             both = torch.cat(parts, dim=1)

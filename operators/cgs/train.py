@@ -58,11 +58,16 @@ def train(
         if update % keep == 0:
             graphs = collate([draw(generator) for _ in range(batch)]).to(like)
         optimizer.zero_grad()
-        loss = (model(graphs) - graphs.y).square().mean()
-        loss.backward()
+        found = model(graphs)
+        if found.shape != graphs.y.shape:
+            fix = "Give y (N, K) with K = out_channels of the model"
+            raise InputError(message("train", f"targets {tuple(found.shape)}", graphs.y, fix))
+        loss = (found - graphs.y).square().mean()
         losses.append(float(loss.detach()))
         if not torch.isfinite(loss):
-            raise StateError(message("train", "a finite loss", losses[-1], "Lower lr"), step=update)
+            fix = "Lower lr, or look for targets that are not finite"
+            raise StateError(message("train", "a finite loss", losses[-1], fix), step=update)
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     return losses

@@ -33,9 +33,10 @@ class TransportProblem(abc.ABC):
     """T > 0."""
 
     def __post_init__(self):
-        if self.nu < 0 or not self.duration > 0:
-            got = f"{self.nu} and {self.duration}"
-            raise InputError(message(type(self).__name__, "nu >= 0 and duration > 0", got))
+        if not (math.isfinite(self.c) and 0 <= self.nu < math.inf and 0 < self.duration < math.inf):
+            got = f"{self.c}, {self.nu} and {self.duration}"
+            expected = "finite c, nu >= 0 and duration > 0"
+            raise InputError(message(type(self).__name__, expected, got))
 
     @abc.abstractmethod
     def start(self, x: Tensor) -> Tensor:

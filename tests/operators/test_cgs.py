@@ -21,7 +21,7 @@ from rheograd.operators.cgs import (
     value_graph,
 )
 from rheograd.operators.layers.mlp import MLP
-from rheograd.sim.core.errors import ConvergenceError, InputError
+from rheograd.sim.core.errors import ConvergenceError, InputError, StateError
 from rheograd.sim.core.gradients import taylor_test
 from rheograd.sim.core.implicit import SolveInfo
 
@@ -183,6 +183,23 @@ def test_errors():
         dataclasses.replace(g, source=g.source[1:])
     with pytest.raises(InputError, match="edges between"):
         dataclasses.replace(g, source=g.source + 100)
+    for wrong in ({"y": g.y[:, 0]}, {"source": g.source.float()}):
+        with pytest.raises(InputError, match="Graphs"):
+            dataclasses.replace(g, **wrong)
+    with pytest.raises(InputError, match="one width"):
+        collate([g, dataclasses.replace(g, nodes=g.nodes[:, :2])])
+    with pytest.raises(InputError, match="5 features of nodes and 3"):
+        make()(dataclasses.replace(g, nodes=g.nodes[:, :2]))
+    with pytest.raises(InputError, match="graphs.to"):
+        make()(g.to(torch.float32 if g.nodes.dtype == torch.float64 else torch.float64))
+    two = dataclasses.replace(g, y=g.y.expand(-1, 2))
+    with pytest.raises(InputError, match="out_channels"):
+        train(make(), lambda _: two, updates=1, batch=1)
+    with pytest.raises(StateError, match="targets that are not finite"):
+        train(make(), lambda _: dataclasses.replace(g, y=g.y / 0), updates=1, batch=1)
+    for name, value in (("tol", 0.0), ("max_iterations", 0), ("anderson", -1)):
+        with pytest.raises(InputError, match="tol > 0"):
+            make(**{name: value})
     with pytest.raises(InputError, match="at least one"):
         collate([])
     with pytest.raises(InputError, match="discount"):

@@ -125,6 +125,9 @@ def test_fast_convection_where_the_eulerian_network_fails():
 def test_errors():
     with pytest.raises(InputError, match="nu >= 0"):
         Convection(nu=-1.0)
+    for wrong in ({"c": float("nan")}, {"nu": float("nan")}, {"duration": float("inf")}):
+        with pytest.raises(InputError, match="finite c"):
+            Convection(**wrong)
     with pytest.raises(InputError, match="hidden_channels"):
         PINNConfig(hidden_channels=0)
     with pytest.raises(InputError, match="seconds"):
