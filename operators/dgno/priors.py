@@ -79,7 +79,7 @@ class NormalPrior(Prior):
         """Mean and covariance of codes (S, dβ), with ridge · mean variance added to the diagonal."""
         self.mean.copy_(beta.mean(0))
         C = torch.cov(beta.T.double())
-        C = C + ridge * C.diagonal().mean() * torch.eye(self.latent, dtype=C.dtype)
+        C = C + ridge * C.diagonal().mean() * torch.eye(self.latent, dtype=C.dtype, device=C.device)
         self.root.copy_(torch.linalg.cholesky(C))
         return self
 
