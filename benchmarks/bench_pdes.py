@@ -5,8 +5,9 @@ backward of a rollout with checkpoints, one thread.
 error: relative L2 distance to the same input on a grid of three times the cells per axis (centres of
 coarse cells are centres of fine ones) and shorter steps, at the end of some frames.
 early error: the same after five steps, when modes are there that the coarse grid cannot carry on.
+trajectory: CPU seconds for one trajectory of a flow past bodies, with what goes before its first frame.
 
-    python benchmarks/bench_pdes.py [--quick] [--device cuda]
+    python benchmarks/bench_pdes.py [--quick] [--device cuda] [--sets pde/smoke pde/cylinder]
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import torch
 from results import Results, now, parser
 from rheograd.sim.core.rollout import rollout
 from rheograd.sim.grid.pdes import Darcy, GaussianField
+from rheograd.tasks.runs.pde_flows import Flow
+from rheograd.tasks.runs.pde_poisson import Poisson
 from rheograd.tasks.runs.pde_sets import SETS, PdeSet
 
 F64 = torch.float64
@@ -28,12 +31,19 @@ FIELDS = {
     "pde/darcy-smooth": (3.0, 3.0, None, "neumann", 4.0),
     "pde/heat": (3.0, 4.0, None, "dirichlet", 1.0),
     "pde/navier-stokes-2d": (2.5, 7.0, None, "periodic", 2**0.5),
+    "pde/poisson": (2.0, 6.0, None, "neumann", 1.0),
 }
 """Inputs of the data sets, here with the modes of the coarse grid on both."""
 FRAMES = {"pde/navier-stokes-2d": 5, "pde/diffusion-sorption": 40}
 """Frames that are compared; else all."""
 SHORTER = {"pde/burgers": 8, "pde/burgers-walls": 4, "pde/heat": 3, "pde/navier-stokes-2d": 4}
 """Steps of the reference per step of the set: by its grid's bound, or for its order; else 3."""
+
+
+class PdeResults(Results):
+    """Rows by set, so that some of them can be measured alone."""
+
+    KEY = ("measure", "set", "scenes")
 
 
 def inputs(own: PdeSet, cells: int, n: int) -> torch.Tensor:
@@ -43,14 +53,36 @@ def inputs(own: PdeSet, cells: int, n: int) -> torch.Tensor:
 
 def final(pde: Any, u: torch.Tensor, steps: int) -> torch.Tensor:
     """Solution, or the state after some steps."""
-    if isinstance(pde, Darcy):
+    if isinstance(pde, (Darcy, Poisson)):
         return pde.solve(u)
     state = pde.initial_state(u)
     return rollout(pde, state, steps, checkpoint="uniform", save_every=steps).final.u
 
 
-def measure_steps(results: Results, device: str, quick: bool) -> None:
-    for name, own in SETS.items():
+def measure_trajectories(results: Results, sets: list[str], device: str, quick: bool) -> None:
+    for name in sets:
+        own = SETS[name]
+        pde = own.pde(own.grid(own.nano if quick else own.cells), own.dt, {})
+        if not isinstance(pde, Flow):
+            continue
+        frames = 3 if quick else own.frames
+        like = torch.zeros((), device=device)
+        scene = pde.scene(torch.Generator().manual_seed(0))
+        pde.first_step([scene], like)  # warms up
+        start = now(device)
+        with torch.no_grad():
+            pde.solve([scene], frames, own.frame_steps, like)
+        seconds = now(device) - start
+        steps = round(pde.numbers["settle"] / own.dt) + (frames - 1) * own.frame_steps
+        row = {"measure": "trajectory", "set": name, "cells": list(pde.grid.cells), "scenes": 1}
+        results.add(**row, steps=steps, cpu_seconds=seconds, step_ms=1e3 * seconds / steps)
+
+
+def measure_steps(results: Results, sets: list[str], device: str, quick: bool) -> None:
+    for name in sets:
+        own = SETS[name]
+        if own.sample is None:
+            continue
         cells = own.nano if quick else own.cells
         pde, steps = own.pde(own.grid(cells), own.dt, {}), 5 if own.frames > 1 else 1
         for scenes in (1, 8):
@@ -70,9 +102,13 @@ def measure_steps(results: Results, device: str, quick: bool) -> None:
             results.add(**row, **{k: statistics.median(v[1:]) for k, v in times.items()})
 
 
-def measure_errors(results: Results, device: str, quick: bool, early: bool = False) -> None:
+def measure_errors(
+    results: Results, sets: list[str], device: str, quick: bool, early: bool = False
+) -> None:
     for name in (*FIELDS, "pde/diffusion-sorption"):
         own, scenes = SETS[name], 2
+        if name not in sets or (early and own.frames == 1):
+            continue
         cells = own.nano if quick else own.cells
         found = {}
         for factor in (1, 3):
@@ -88,8 +124,9 @@ def measure_errors(results: Results, device: str, quick: bool, early: bool = Fal
                 u = torch.tensor([0.05, 0.15], dtype=F64).reshape(2, 1, 1).expand(2, 1, *grid.cells)
             pde = own.pde(grid, fine.dt, {})
             start = now(device)
-            if isinstance(pde, Darcy):
-                found[factor] = pde.solve(u.exp().to(device))
+            if isinstance(pde, (Darcy, Poisson)):
+                u = u.exp() if isinstance(pde, Darcy) else u
+                found[factor] = pde.solve(u.to(device))
             else:
                 steps = 5 if early else (FRAMES.get(name, own.frames) - 1) * own.frame_steps
                 steps = steps * shorter
@@ -107,9 +144,13 @@ def measure_errors(results: Results, device: str, quick: bool, early: bool = Fal
 
 
 if __name__ == "__main__":
-    arguments = parser(__doc__).parse_args()
+    line = parser(__doc__)
+    line.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    arguments = line.parse_args()
     torch.set_num_threads(1)
-    table = Results("pdes", arguments)
-    measure_steps(table, arguments.device, arguments.quick)
-    measure_errors(table, arguments.device, arguments.quick)
-    measure_errors(table, arguments.device, arguments.quick, early=True)
+    table = PdeResults("pdes", arguments)
+    what = (arguments.sets, arguments.device, arguments.quick)
+    measure_steps(table, *what)
+    measure_trajectories(table, *what)
+    measure_errors(table, *what)
+    measure_errors(table, *what, early=True)
