@@ -44,7 +44,7 @@ class Rows:
     target: Tensor
     """d, (S, L)."""
     params: Any = ()
-    """Tree of tensors that ρ reads beside z: parameters to differentiate."""
+    """Tree of tensors that ρ reads beside z. A first axis of length S counts systems."""
 
     def check(self, where: str, residual: Residual) -> None:
         """Raise `InputError` for shapes that do not fit, values not finite, and ill-posed residuals."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...sim.core.errors import InputError, message
+from ...sim.core.trees import flatten
 from .boxes import BoxRouter, sample_points, windows
 from .constraint import HardConstraint
 from .least_squares import FitConfig, Rows
@@ -53,8 +54,8 @@ class HardOperator(nn.Module):
     Raises:
         InputError: unknown mode, boxes that do not divide frames and cells.
 
-    Differentiable in u₀ and the weights of the network. Fits are in float64. Source: Chalapathi et al.
-    2024 (PI-HC-MoE); windows: Babuška & Melenk 1997 (partition of unity method).
+    Differentiable in u₀, the weights of the network and `params` of the problem. Fits are in float64.
+    Source: Chalapathi et al. 2024 (PI-HC-MoE); windows: Babuška & Melenk 1997 (partition of unity method).
     """
 
     def __init__(
@@ -125,7 +126,10 @@ class HardOperator(nn.Module):
         g = problem.base(u0.double())
         if self.mode == "soft":
             return g + b[:, 0]
-        rows = self._rows(*entering(b, g, u0.double()), generator=generator)
+        found, rebuild = flatten(problem.params())
+        b_in, g_in, u0_in, *unknown = entering(b, g, u0.double(), *found.values())
+        rows = self._rows(b_in, g_in, u0_in, generator)
+        rows.params = rebuild(unknown)
         w = share_out(self.constraint, rows)
         if self.layout:
             w = self.layout.gather(w).flatten(0, 1)

@@ -67,6 +67,10 @@ class Problem:
         """ρ: (S, Q, M) → (S, M)."""
         raise NotImplementedError
 
+    def params(self) -> Any:
+        """Tree of tensors for `residual`: unknown coefficients, which fits are differentiated in."""
+        return ()
+
     def __call__(self, z: Tensor, params: Any = ()) -> Tensor:
         """`residual`."""
         return self.residual(z, params)
@@ -86,7 +90,8 @@ class Problem:
     def defect(self, u: Tensor) -> Tensor:
         """Residual of fields (B, F + 1, *cells) at all points, (B, F, *cells)."""
         z = self.terms(u, known=True)
-        return self.residual(z.flatten(2)).reshape(len(u), self.frames, *self.cells)
+        r = self.residual(z.flatten(2), self.params())
+        return r.reshape(len(u), self.frames, *self.cells)
 
     def loss(self, u: Tensor, u0: Tensor) -> Tensor:
         """What training lowers, (B,); no solution is needed."""

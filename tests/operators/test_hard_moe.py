@@ -14,6 +14,7 @@ from rheograd.operators.hard_moe import (
     HardOperator,
     IntegralProblem,
     PointProblem,
+    Problem,
     StepProblem,
     evaluate,
     first_frames,
@@ -169,6 +170,59 @@ def test_gradient_through_the_operator(mode, boxes, problem, generator):
 
     report = taylor_test(loss, model.network.rates.detach().clone(), eps0=5e-4)
     assert report.passed(1.9), report
+
+
+class Heat(Problem):
+    """u_t = k u_xx on a circle, with a k that is to be found."""
+
+    def __init__(self, k):
+        super().__init__(4, (8,))
+        self.k = k
+
+    def base(self, u0):
+        return u0[:, None].expand(-1, 5, -1)
+
+    def shape(self, b):
+        return torch.cat([torch.zeros_like(b[..., :1, :]), b[..., 1:, :]], -2)
+
+    def terms(self, f, known=False):
+        new, old = f[..., 1:, :], f[..., :-1, :]
+        return torch.stack([new, old, new.roll(1, -1) - 2 * new + new.roll(-1, -1)], 1)
+
+    def params(self):
+        return self.k
+
+    def residual(self, z, params=()):
+        return z[:, 0] - z[:, 1] - params * z[:, 2]
+
+    def loss(self, u, u0):
+        return self.defect(u).square().mean((1, 2))
+
+
+class Hidden(Heat):
+    def params(self):
+        return ()
+
+    def residual(self, z, params=()):
+        return super().residual(z, self.k)
+
+
+@pytest.mark.parametrize("mode, boxes", [("experts", (2, 2)), ("windows", (1, 2)), ("soft", None)])
+def test_an_unknown_coefficient_of_ones_own_problem(mode, boxes, generator):
+    """Fits and losses are differentiated in it; one that is not in `params` is refused."""
+    network = Network(1 if mode == "soft" else 3).double()
+    u0 = torch.randn(2, 8, generator=generator, dtype=torch.float64)
+
+    def loss(k):
+        model = HardOperator(network, Heat(k), mode, boxes, throw=True)
+        return model(u0).square().mean() + model.loss(u0)
+
+    report = taylor_test(loss, torch.tensor(0.3, dtype=torch.float64))
+    assert report.passed(1.9), report
+    if mode != "soft":
+        k = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        with pytest.raises(InputError, match="closes over"):
+            HardOperator(network, Hidden(k), mode, boxes)(u0)
 
 
 def test_windows_are_smooth_and_experts_jump(generator):
