@@ -55,7 +55,7 @@ class HardOperator(nn.Module):
         InputError: unknown mode, boxes that do not divide frames and cells.
 
     Differentiable in u₀, the weights of the network and `params` of the problem. Fits are in float64.
-    Source: Chalapathi et al. 2024 (PI-HC-MoE); windows: Babuška & Melenk 1997 (partition of unity method).
+    Source: Chalapathi et al. 2024 (PI-HC-MoE); windows: Babuška & Melenk 1997 (partition of unity).
     """
 
     def __init__(
