@@ -268,9 +268,9 @@ def table(rows: list[dict]) -> str:
         if m:
             found.setdefault(m.groups(), []).append(row)
     lines = [
-        "| problem | operator | CPU s | seeds | updates | error | range over seeds "
+        "| problem | operator | CPU s | seeds | updates | s per update | error | range over seeds "
         "| from the rows' solution | before | jump at borders |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     order = [*FLOWS, *MODELS]
 
@@ -285,9 +285,12 @@ def table(rows: list[dict]) -> str:
         jump = f"{statistics.mean(r['jump'] for r in group):.4f}" if "jump" in group[0] else ""
         near = [100 * r["from long steps"] for r in group if "from long steps" in r]
         apart = f"{statistics.mean(near):.1f} %" if len(near) == len(group) else ""
+        each = statistics.mean(r["cpu seconds per update"] for r in group)
+        grid = problem.removeprefix("sorption ").removesuffix(" scalar")
         lines.append(
-            f"| {problem} | {name} | {seconds} | {len(group)} "
-            f"| {statistics.mean(r['updates'] for r in group):.0f} | {statistics.mean(e):.1f} % "
+            f"| {grid} | {name} | {seconds} | {len(group)} "
+            f"| {statistics.mean(r['updates'] for r in group):.0f} | {each:.2f} "
+            f"| {statistics.mean(e):.1f} % "
             f"| {spread} | {apart} | {100 * statistics.mean(r['before'] for r in group):.0f} % "
             f"| {jump} |"
         )
