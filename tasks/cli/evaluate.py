@@ -21,6 +21,7 @@ def evaluate(
     mesh: Path | None = None,
     data: Path | None = None,
     device: str = "cpu",
+    keep: Path | None = None,
 ) -> None:
     """Measure a trained constitutive law in a scene it has not seen, beside the truth; or an operator
     on fields on the held-out solutions of a data set.
@@ -39,6 +40,8 @@ def evaluate(
         data: Of an operator: another set of the same equation, on any grid [default: the one that it
             was trained on]. With it also a file of weights, or a name such as t1/flow-64.
         device: cpu or cuda.
+        keep: Of an operator: folder for truth.h5 and prediction.h5, which `rheograd render` draws beside
+            each other.
     """
     if not laws:
         raise UsageError("evaluate: at least one law; got none. See `rheograd train`.")
@@ -48,7 +51,9 @@ def evaluate(
                 "evaluate: one operator, --data and --device; got more, or options for laws. Leave them "
                 "out."
             )
-        return _operator(laws[0], data, device)
+        return _operator(laws[0], data, device, keep)
+    if keep is not None:
+        raise UsageError("evaluate: --keep of an operator on fields; got a law. Leave it out.")
     with steps_bar("start torch, simulate the truth") as update:
         from ...operators.nclaw.data import MATERIALS
         from ..nclaw import evaluate as measure
@@ -90,9 +95,11 @@ def _is_operator(path: Path) -> bool:
     return not path.exists() and path.parts[0] in OPERATORS
 
 
-def _operator(path: Path, data: Path | None, device: str) -> None:
+def _operator(path: Path, data: Path | None, device: str, keep: Path | None) -> None:
     with steps_bar("start torch, read the data"):
         from ..runs.pde_learning import evaluate_operator
 
-        rows = evaluate_operator(path, data, device)
+        rows = evaluate_operator(path, data, device, keep)
     show_table(rows)
+    if keep is not None:
+        console.print(f"rheograd render {keep / 'truth.h5'} --beside {keep / 'prediction.h5'}")

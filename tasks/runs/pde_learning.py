@@ -27,6 +27,7 @@ from .devices import require_device
 from .folder import RunFolder
 from .operator_config import OperatorConfig
 from .pde_pairs import FieldMap, PdeFolder, choose_map
+from .pde_predictions import keep_predictions
 
 __all__ = ["SYMMETRIES", "Preparation", "evaluate_operator", "prepare", "train_operator"]
 
@@ -236,7 +237,10 @@ def _stride(pairs: FieldPairs) -> int:
 
 
 def evaluate_operator(
-    path: str | Path, data: str | Path | None = None, device: str = "cpu"
+    path: str | Path,
+    data: str | Path | None = None,
+    device: str = "cpu",
+    keep: str | Path | None = None,
 ) -> dict[str, Any]:
     """Errors of a trained operator on the held-out solutions of a data set.
 
@@ -246,6 +250,7 @@ def evaluate_operator(
         data: another set of the same equation, on any grid that the operator takes; default that of
             the run.
         device: cpu or cuda.
+        keep: folder for truth.h5 and prediction.h5, see `keep_predictions`.
 
     Returns:
         What was measured on what; relative L² error, mean and worst; on the run's own set the same of
@@ -277,10 +282,12 @@ def evaluate_operator(
     if data is None:
         raise UsageError("evaluate: --data FOLDER for weights without a run; got none. Name one.")
     source = PdeFolder(data)
-    return _measure(
-        load_operator(place if place.is_file() else path, device), source,
-        task or choose_map(OperatorConfig(data=str(data)), source), own,
-    )  # fmt: skip
+    model = load_operator(place if place.is_file() else path, device)
+    task = task or choose_map(OperatorConfig(data=str(data)), source)
+    rows = _measure(model, source, task, own)
+    if keep is not None:
+        keep_predictions(model, source.like(task, "validation"), task, Path(keep))
+    return rows
 
 
 def _read_map(file: Path) -> FieldMap:

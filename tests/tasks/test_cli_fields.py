@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from rheograd.tasks.cli import run
 
 
@@ -104,3 +105,26 @@ def test_a_throw_of_a_data_set_is_chosen_by_its_number(tmp_path, capsys):
     assert run(["render", str(path), "--trajectory", "2", "--frame", "0"]) == 2
     assert "a trajectory in [0, 2); got 2" in capsys.readouterr().err
     assert run(["render", str(path), "--style", "slices"]) == 2
+
+
+def test_predictions_are_kept_beside_the_truth(folder, tmp_path, capsys):
+    from rheograd.operators.layers import load_operator
+    from rheograd.sim.io import open_fields
+
+    run_, kept = tmp_path / "run", tmp_path / "kept"
+    words = ["train", "fno", str(folder), "--lead", "1", "--updates", "3", "--model.n-modes", "4"]
+    assert run([*words, "--model.hidden-channels", "8", "--out", str(run_)]) == 0
+    assert run(["evaluate", str(run_), "--keep", str(kept)]) == 0
+    text = capsys.readouterr().out
+    files = [kept / "truth.h5", kept / "prediction.h5"]
+    assert f"rheograd render {files[0]} --beside {files[1]}" in "".join(text.splitlines())
+    truth, made = (open_fields(f).read("u") for f in files)
+    held = open_fields(folder / "validation-0000.h5")
+    assert torch.equal(truth, held.read("u")) and torch.equal(made[:, 0], truth[:, 0])
+    model = load_operator(run_)
+    with torch.no_grad():
+        torch.testing.assert_close(made[:, 3], model(model(model(truth[:, 0]))))
+    assert open_fields(files[1]).times.tolist() == held.times.tolist()
+    assert run(["render", str(files[0]), "--beside", str(files[1]), "--frame", "-1"]) == 0
+    assert run(["evaluate", "law", "--keep", str(kept)]) == 2
+    assert "--keep of an operator" in capsys.readouterr().err
