@@ -220,7 +220,8 @@ def row_of_the_page(name):
     numbers = [
         m[key] for key in ("error", "worst", "error of the mean solution", "error of the input")
     ]
-    texts = [f"{100 * value:.1f} %" for value in [*numbers, m[what + "error of u"]]]
+    numbers = [100 * value for value in [*numbers, m[what + "error of u"]]]
+    texts = [f"{value:.{1 if value >= 1 else 2}f} %" for value in numbers]
     back = f"{100 * m[what + 'error of a']:.1f} %"
     if "pixel accuracy" in m:
         texts[3] += f", pixels {100 * m['pixel accuracy']:.1f} %"
