@@ -295,11 +295,14 @@ def check_root(
     worst = int(torch.where(failed, norm / bound, 0.0).argmax())
     after = "" if iterations is None else f" after {iterations} iterations"
     got = f"{float(norm[worst]):.3e}{after} ({int(failed.sum())} of "
+    fix = "Improve x0, give tol in the unit of F, or another solver; the gradient would be biased"
+    if len(norm) > 1:
+        fix += ". Systems of a batch must not read one another"
     text = message(
         problem.where,
         f"‖F(x*)‖ <= {float(bound[worst]):.3e}",
         got + f"{len(norm)} systems failed)",
-        "Improve x0, give tol in the unit of F, or another solver; the gradient would be biased",
+        fix,
     )
     if throw:
         raise ConvergenceError(

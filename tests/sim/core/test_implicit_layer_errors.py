@@ -95,6 +95,12 @@ def test_no_root_raises_with_iterations_and_residual():
         assert caught.value.residual >= 3.4
 
 
+def test_coupled_batches_hint_at_it():
+    t = torch.arange(8.0, dtype=F64).reshape(4, 2)
+    with pytest.raises(ConvergenceError, match="must not read one another"):
+        implicit_root(lambda x, t: x - 0.3 * x.mean(0) - t, 0 * t, t, batch_dims=1)
+
+
 def test_singular_jacobians():
     double = implicit_root(lambda x, t: (x * t) ** 2, 0 * ONE, T)
     with pytest.raises(ConvergenceError, match="regular ∂F/∂x at x\\*; got a singular one"):
