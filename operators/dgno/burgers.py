@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ...sim.core.errors import InputError, message
 from ...sim.grid.pdes import Grid
 from .csrbf import Particles, TestFunctions
 from .problem import Decode, FieldSpec, Problem
@@ -33,6 +34,9 @@ class Burgers1D(Problem):
         frames: labels and comparisons are at t = 0, 1/frames, …, 1.
         corrected, ends, test: see `TestFunctions`; test is its `kind`.
 
+    Raises:
+        InputError: a viscosity, speed or number of frames out of range.
+
     Source: Zang & Koutsourelakis 2025 (DGenNO), released code.
     """
 
@@ -51,6 +55,12 @@ class Burgers1D(Problem):
         ends: bool = False,
         test: str = "wendland",
     ) -> None:
+        if not viscosity >= 0 or not speed > 0 or frames < 1:
+            expected, got = (
+                "viscosity >= 0, speed > 0, frames >= 1",
+                f"{viscosity}, {speed}, {frames}",
+            )
+            raise InputError(message("Burgers1D", expected, got, "Correct them"))
         self.grid, self.viscosity, self.speed = (
             Grid(cells, 2.0, "dirichlet", -1.0),
             viscosity,

@@ -187,8 +187,17 @@ def burgers_solutions(
         substeps: steps per frame.
         fine: cells of the solver per cell of u0, odd.
 
+    Raises:
+        InputError: an even refinement, which has no cell at the centres; no frames or steps.
+
     Source: finite volumes of `sim.grid.pdes.BurgersFV`, second order.
     """
+    if fine % 2 == 0 or min(fine, frames, substeps) < 1:
+        expected, got = (
+            "an odd refinement, frames and substeps >= 1",
+            f"{fine}, {frames}, {substeps}",
+        )
+        raise InputError(message("burgers_solutions", expected, got, "Take fine=3 or 5"))
     n = u0.shape[-1]
     grid = Grid(n * fine, 2.0, "dirichlet", -1.0)
     pde = BurgersFV(grid, 1.0 / (frames * substeps), viscosity)

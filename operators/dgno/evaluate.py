@@ -148,6 +148,9 @@ def predict(
         generator: source.
         of: another one of the problem's observables.
     """
+    if draws < 1 or (isinstance(delta, str) and delta != "labels"):
+        expected, fix = 'draws >= 1 and delta a number or "labels"', "Correct them"
+        raise InputError(message("predict", expected, f"{draws} and {delta}", fix))
     x = model.points(a) if x is None else x
     check_codes("predict", model.encode(a))
     frozen = model.at(x, 0)

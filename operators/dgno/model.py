@@ -125,9 +125,9 @@ class DGNO(nn.Module):
     ) -> None:
         super().__init__()
         c = config or DGNOConfig()
-        if c.bayes and prior is None:
-            fix = "Give RealNVP(latent), or another module with log_prob"
-            raise InputError(message("DGNO", "a prior with bayes", "None", fix))
+        if c.bayes and (prior is None or getattr(prior, "latent", c.latent) != c.latent):
+            fix, got = f"Give RealNVP({c.latent}), or another with log_prob", type(prior).__name__
+            raise InputError(message("DGNO", f"a prior of {c.latent} with bayes", got, fix))
         if not set(c.kinds) <= set(problem.fields):
             expected = f"kinds of fields out of {tuple(problem.fields)}"
             raise InputError(message("DGNO", expected, f"{dict(c.kinds)}", "Name the problem's"))

@@ -10,12 +10,14 @@ import torch
 from rheograd.operators.dgno import (
     DGNO,
     Bounded,
+    Burgers1D,
     Darcy2D,
     DGNOConfig,
     NormalPrior,
     Observation,
     Posterior,
     RealNVP,
+    burgers_solutions,
     coverage,
     darcy_inputs,
     darcy_solutions,
@@ -82,6 +84,22 @@ def test_inputs_and_points_that_are_refused(known):
     with pytest.raises(InputError, match="count >= 1"):
         problem = Darcy2D((8, 8), count=0)
         problem.sample(None, a)
+
+
+def test_settings_that_are_refused(known):
+    model, a, _ = known
+    for words, call in {
+        "odd refinement": lambda: burgers_solutions(torch.ones(1, 1, 8), 2, fine=2),
+        "viscosity": lambda: Burgers1D(8, viscosity=-1.0),
+        "a prior of 4": lambda: DGNO(
+            model.problem, DGNOConfig(latent=4, bayes=True), RealNVP(5, 2)
+        ),
+        "RealNVP": lambda: DGNO(model.problem, DGNOConfig(latent=4, bayes=True)),
+        "draws >= 1": lambda: predict(model, a, draws=0),
+        '"labels"': lambda: predict(model, a, delta="label"),
+    }.items():
+        with pytest.raises(InputError, match=words):
+            call()
 
 
 def test_measures_compare_like_with_like(known):
