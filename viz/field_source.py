@@ -132,7 +132,8 @@ class FieldScenes:
         moving = [n for n in shown if self.data.varies(n) and self.data.n_frames > 1]
         if not moving:
             return sorted(shown, key=self.data.varies)[:4]
-        best = [n for n in moving if len(self.data.channels(n)) == 1 and n != "pressure"]
+        best = [c for n in moving if n != "pressure" and not self._points(n)
+                for c in self.data.channels(n)]  # fmt: skip
         return best[:1] or (["vorticity"] if self._moves() else moving[:1])
 
     def check(
@@ -228,11 +229,12 @@ class FieldScenes:
         return self._ranges[key]
 
     def _moves(self) -> bool:
-        return (
-            self.dim > 1
-            and "velocity" in self.data.names
-            and len(self.data.channels("velocity")) == self.dim
-        )
+        return self.dim > 1 and "velocity" in self.data.names and self._points("velocity")
+
+    def _points(self, name: str) -> bool:
+        """Whether a field is a vector of space, with a component per axis."""
+        axes = self.data.parts[0].axes
+        return self.data.channels(name) == tuple(f"{name}_{a}" for a in axes)
 
     def _quantity(self, name: str) -> _Quantity:
         data = self.data
@@ -240,7 +242,7 @@ class FieldScenes:
             count, units = len(data.channels(name)), data.units(name)
             if count == 1:
                 return _Quantity(name, _label(name, units), name)
-            kind = "vector" if count == self.dim else "norm"
+            kind = "vector" if self._points(name) else "norm"
             text = "speed" if name == "velocity" else f"|{name}|"
             return _Quantity(name, _label(text, units), name, 0, kind)
         for field in data.names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import field_files
 import h5py
 import numpy as np
 import pytest
@@ -212,3 +213,17 @@ def test_the_window_steps_through_frames_trajectories_and_fields(plane, tmp_path
     viewer.step(1)
     assert "t = 1 s" in viewer.chart.title
     plotter.close()
+
+
+def test_two_quantities_on_a_plane_are_no_vector(tmp_path):
+    field_files.pdebench_groups(tmp_path / "two.h5")
+    scenes = FieldScenes(tmp_path / "two.h5")
+    assert scenes.default() == ["data_0"] and scenes.frame("data").vectors is None
+    field_files.well(tmp_path / "well.h5")
+    scenes = FieldScenes(tmp_path / "well.h5")
+    assert scenes.default() == ["density"] and scenes.body == "mask"
+    norm = scenes.frame("D", 1).values ** 2
+    parts = [scenes.frame(f"D_{m}", 1).values ** 2 for m in ("xx", "xy", "yx", "yy")]
+    np.testing.assert_allclose(norm, sum(parts))
+    with pytest.raises(InputError, match="a field out of data, data_0, data_1; got"):
+        render_fields(tmp_path / "two.h5", fields=["speed"])
