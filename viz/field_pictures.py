@@ -147,7 +147,7 @@ def render_field_movie(
 def _rows(
     source: Any, fields: Sequence[str], trajectories: Sequence[int], beside: Sequence[Any]
 ) -> tuple[FieldScenes, list[_Row], int]:
-    """The first source; every panel, field by field; panels per field."""
+    """The first source; every panel, field by field; panels that belong into one line."""
     sources = [s if isinstance(s, FieldScenes) else FieldScenes(s) for s in (source, *beside)]
     first, names = sources[0], list(fields) or sources[0].default()
     for one in sources:
@@ -165,7 +165,7 @@ def _rows(
                 other = isinstance(one, Difference)
                 own = one.range(name, list(trajectories)) if other else clim
                 rows.append(_Row(one, ", ".join(words), name, k, own))
-    return first, rows, len(rows) // len(names)
+    return first, rows, len(shown) if len(shown) > 1 else len(trajectories)
 
 
 def _strip(
@@ -217,7 +217,7 @@ def _moment(
     **options: Any,
 ) -> tuple[Any, list[Any]]:
     """One moment of all quantities, and the panels."""
-    if columns == 1 or columns == len(rows):
+    if columns in (1, len(rows)) or columns > 5:
         columns = min(len(rows), 4 if rows[0].scenes.dim > 1 else 3)
     lines = -(-len(rows) // columns)
     frames = [row.frame(index) for row in rows]
