@@ -84,6 +84,17 @@ class CellInput(Problem):
             return None
         return function_jet(self.walls, x, order)
 
+    def verify(self, a: Tensor) -> None:
+        """Two phases are those of the problem, but for cells that were averaged."""
+        if self.phases is None:
+            return
+        low, high = self.phases
+        off = torch.minimum((a - low).abs(), (a - high).abs()) > 1e-2 * (high - low)
+        if 2 * int(off.sum()) > off.numel():
+            got = f"values from {float(a.min()):.3g} to {float(a.max()):.3g}, most of them neither"
+            fix = "Make the problem with phases=None, or with those of the data"
+            raise InputError(message(type(self).__name__, f"phases {self.phases}", got, fix))
+
     def scaled(self, a: Tensor) -> Tensor:
         return torch.log(a)
 

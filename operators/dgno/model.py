@@ -170,6 +170,7 @@ class DGNO(nn.Module):
         Raises:
             InputError: inputs that the problem does not take (not finite, not positive), or all alike.
         """
+        self.problem.verify(a.value if isinstance(a, Scattered) else a)
         self.encoder.fit_scales(self._scaled(a))
         if not 0 < float(self.encoder.std) < math.inf:
             fix = "Inputs of this problem are finite and, where it is a coefficient, positive"

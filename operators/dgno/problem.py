@@ -58,6 +58,9 @@ class Problem:
         bound = inspect.signature(type(self).__init__).bind(self, *args, **options)
         return dict(list(bound.arguments.items())[1:])
 
+    def verify(self, a: Tensor) -> None:
+        """Raise `InputError` for values of inputs that are of another problem."""
+
     def scaled(self, a: Tensor) -> Tensor:
         """Input field (B, 1, *cells) as the encoder reads it."""
         return a

@@ -71,10 +71,13 @@ def test_inputs_and_points_that_are_refused(known):
             model(wrong)
         with pytest.raises(InputError, match="codes that are not finite"):
             predict(model, wrong, draws=2)
-        with pytest.raises(InputError, match="inputs with a spread"):
+        with pytest.raises(InputError, match="inputs with a spread|phases"):
             copy.deepcopy(model).fit_scales(wrong)
     with pytest.raises(InputError, match="inputs with a spread"):
-        copy.deepcopy(model).fit_scales(torch.ones_like(a))
+        copy.deepcopy(model).fit_scales(torch.full_like(a, 5.0))
+    for wrong in (3 * a, 1 + torch.rand(8, 1, 8, 8)):
+        with pytest.raises(InputError, match="phases"):
+            copy.deepcopy(model).fit_scales(wrong)
     for x in (torch.rand(5, 3), torch.rand(2)):
         with pytest.raises(InputError, match=r"points \(n, 2\)"):
             model(a, x)

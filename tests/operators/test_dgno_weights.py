@@ -59,6 +59,9 @@ def made(name, generator, **options):
         for p in model.parameters():
             p += 0.3 * torch.randn(p.shape, generator=generator)
     a = 1 + torch.rand(3, 1, *model.problem.grid.cells, generator=generator)
+    phases = getattr(model.problem, "phases", None)
+    if phases:
+        a = torch.where(a > 1.5, *reversed([torch.tensor(v) for v in phases]))
     model.fit_scales(a)
     return model.eval(), a
 
