@@ -262,9 +262,9 @@ def _attach(
 def residual_bound(problem: RootProblem, tol: float | None) -> Tensor:
     """Bound on ‖F‖ per system, (B,)."""
     x0 = problem.x0
-    if tol is not None and not tol > 0:
+    if tol is not None and not tol >= 0:  # 0: fields at rest are exact
         fix = "Leave it out for the default, or give it in the unit of F"
-        raise InputError(message(problem.where, "tol > 0", tol, fix))
+        raise InputError(message(problem.where, "tol >= 0", tol, fix))
     if tol is not None:
         return torch.full((len(x0),), float(tol), dtype=x0.dtype, device=x0.device)
     relative, absolute = (1e-8, 1e-10) if x0.dtype == torch.float64 else (1e-4, 1e-5)

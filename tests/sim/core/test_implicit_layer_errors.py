@@ -49,7 +49,7 @@ REFUSED = {
     "numbers": (root(lambda x, t: x - t, [1.0, 2.0]), "x0 of tensors; got list"),
     "no systems": (root(lambda x, t: x - t, ONE[:0], batch_dims=1), "none of length 0"),
     "no axis": (root(lambda x, t: x - t, ONE[0], batch_dims=1), "1 common batch axes"),
-    "tol": (root(lambda x, t: x - t, tol=0.0), "tol > 0"),
+    "tol": (root(lambda x, t: x - t, tol=-1.0), "tol >= 0"),
     "constant": (least(lambda x, t: t.square()), "energy that depends on x"),
     "batch": (least(WELL, batch_dims=1), r"an objective of shape \(3,\)"),
 }
