@@ -1,7 +1,7 @@
 """Ship trained states of `repro_dgno`: weights with a prior of their codes, and a card beside them.
 
-    python benchmarks/repro_dgno.py --rows "train phases mixed, SOAP" --seconds 400      trains
-    python benchmarks/ship_dgno.py darcy-phases-32 --seconds 400                         ships
+    python benchmarks/repro_dgno.py --rows "train phases mixed, SOAP, fresh inputs" --seconds 400
+    python benchmarks/ship_dgno.py darcy-phases-32 --seconds 400
 
 Without names all are shipped, without `--seconds` the longest training that is finished of the first case
 in `NAMES` that has one.
