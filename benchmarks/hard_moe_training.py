@@ -216,6 +216,32 @@ def update_time(name: str, size: str, repeats: int = 3) -> dict:
     }
 
 
+@torch.no_grad()
+def solution_time(size: str, count: int = 4) -> dict:
+    """CPU seconds per sample, one by one: solver, steps as long as frames; operators, fits included."""
+    cells, frames = shape(size)
+    pde = DiffusionSorption(Grid(cells, sides=sorption_sides()), 500.0 / frames)
+
+    def solve(u0: torch.Tensor) -> None:
+        state = pde.initial_state(u0[:, None])
+        params = pde.prepare(None, state)
+        for _ in range(frames):
+            state = pde.step(state, params=params)
+
+    calls: dict[str, Callable] = {"solver": solve}
+    for name in ("points soft", "step experts", "integral windows"):
+        calls[name] = operator(name, pde, frames)
+    row = {}
+    for name, call in calls.items():
+        times = []
+        for u0 in first_frames(count, cells, generator=generator(3)).split(1):
+            start = time.process_time()
+            call(u0)
+            times.append(time.process_time() - start)
+        row[name] = min(times)
+    return row
+
+
 def boxes_cost(K: int, size: str = "256x101", n: int = 8) -> dict:
     """CPU milliseconds of three iterations of a fit in K boxes, all points; rows made beforehand."""
     cells, frames = shape(size)

@@ -41,6 +41,7 @@ from hard_moe_training import (
     held_out,
     kept,
     network,
+    solution_time,
     table,
     train,
     train_flow,
@@ -247,6 +248,9 @@ def main() -> None:
         if not given.quick and wanted(f"fit in {K} boxes"):
             results.add(measure=f"fit in {K} boxes", **boxes_cost(K))
     seconds, sizes = (0.5, ["32x12"]) if given.quick else (given.seconds, given.sizes)
+    for size in sizes:
+        if size in SIZES and wanted(f"time {size} of a solution"):
+            results.add(measure=f"time {size} of a solution", **solution_time(size))
     for size, name in itertools.product(sizes, given.models):
         measure = f"time {size} {name}"
         if size in SIZES and wanted(measure):
