@@ -88,7 +88,8 @@ def logistic_phases(
         draws: S.
         generator: source.
 
-    Differentiable in p. Source: released code of DGenNO (averaged logistic samples).
+    p is taken between 1e-6 and 1 − 1e-6, as the logit has no end; differentiable in p inside. Source:
+    released code of DGenNO (averaged logistic samples).
     """
     noise = torch.zeros_like(chance)
     for _ in range(draws):

@@ -318,7 +318,7 @@ class DGNO(nn.Module):
                 size = r.abs() if c.residual_norm == "absolute" else r.square()
                 squares = size * share[:, None]
                 mean = squares.mean(1)
-                if c.residual_norm == "rms":
+                if c.residual_norm == "rms":  # no slope where all residuals are 0
                     mean = mean.clamp_min(1e-30).sqrt()
                 parts[name] = c.weight_virtual * mean
                 if c.hard_share > 0:
