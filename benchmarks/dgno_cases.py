@@ -75,6 +75,8 @@ def _smooth(form: str, **options) -> Callable[[], Problem]:
 FROM_ONE = DGNOConfig(weight_virtual=20.0)
 WEIGHTED = DGNOConfig(weight_virtual=20.0, first_weight=0.0)
 """The published start of the sums over layers."""
+LARGE = DGNOConfig(latent=128, width=100, weight_virtual=40.0)
+"""The published code and width of u."""
 CASES = {
     "phases mixed": Case(_phases("mixed"), "phases", WEIGHTED),
     "phases mixed, published rule": Case(
@@ -131,6 +133,18 @@ CASES = {
     ),
     "phases mixed, SOAP, fresh inputs": Case(
         _phases("mixed", count=80), "phases", FROM_ONE, lr=6e-3, optimizer="soap", fresh=True
+    ),
+    "phases energy": Case(
+        _phases("energy", count=256), "phases", FROM_ONE, lr=6e-3, optimizer="soap", fresh=True
+    ),
+    "smooth energy": Case(
+        _smooth("energy", count=256), "smooth", FROM_ONE, lr=6e-3, optimizer="soap", fresh=True
+    ),
+    "phases energy, large": Case(
+        _phases("energy", count=256), "phases", LARGE, lr=6e-3, batch=50, optimizer="soap", fresh=True
+    ),
+    "smooth energy, large": Case(
+        _smooth("energy", count=256), "smooth", LARGE, lr=6e-3, batch=50, optimizer="soap", fresh=True
     ),
     "stokes, SOAP": Case(
         lambda: StokesCylinder(weight_walls=300.0), "stokes", DGNOConfig(latent=16), lr=6e-3,

@@ -15,31 +15,34 @@ from .problem import Decode, FieldSpec
 
 __all__ = ["FORMS", "Darcy2D", "sine_mollifier"]
 
-FORMS = ("primal", "mixed", "strong")
+FORMS = ("primal", "mixed", "energy", "strong")
 FLUX_STRIDE = 4
 """Every so many points of a particle the flux law is asked for."""
 
 
 class Darcy2D(CellInput):
-    """Darcy flow in one of three forms, with dimensionless residuals:
+    """Darcy flow in one of four forms, with dimensionless residuals:
 
         "primal"   r = Σ g·(a ∇u) − Σ w f                      first derivatives of u; smooth a
         "mixed"    r = Σ g·s − Σ w f,   R = |s − a ∇u|²/a      flux s of its own: a may jump
+        "energy"   R = |s − a ∇u|²/a   with −∇·s = f exactly, s = −f (x − c)/2 + (∂χ/∂y, −∂χ/∂x)
         "strong"   r = −a Δu − ∇a·∇u − f at points             PI-DeepONet; where a jumps, its slope is
                                                                lost, which is what fails
 
-    r/F, and R in units of 0.1 F²/ā, F = f or `unit`, ā the middle of a. If ∇·s = −f held exactly,
-    ∫ |s − a ∇u|²/a would be the sum of the squared energy errors of u and s.
+    r/F, and R in units of 0.1 F²/ā, F = f or `unit`, ā the middle of a. As −∇·s = f holds exactly in
+    "energy", ∫ R is there the sum of the squared energy errors of u and of s: u is the best solution
+    the decoder has, however far s is from its own, and no test function and no weight is needed.
 
     Fields: "u"; "a" as log a ("smooth") or as the logit of the upper phase ("phases"); "s" in the mixed
-    form.
+    form; χ, "stream", in "energy". Both have the flux "s" as an observable.
 
     Args:
         cells: grid of a.
         form: see above.
         phases: (low, high) for two-phase a; None for smooth positive a.
         forcing: f.
-        count: particles, or points of the strong form, per update.
+        count: particles per update; points in the strong form and, one in each of √count² squares, in
+            "energy".
         points: m of `TestFunctions`.
         radius: R [m], a number or an interval.
         balance: weight of the r² of the mixed form.
@@ -84,14 +87,22 @@ class Darcy2D(CellInput):
         self.fields = {"u": FieldSpec(scale=0.1 * unit / self.middle), "a": self.input_field}
         if form == "mixed":
             self.fields["s"] = FieldSpec(2, 0.3 * unit)
+        if form == "energy":
+            self.fields["stream"] = FieldSpec(scale=0.1 * unit)
 
     def sample(self, generator: torch.Generator | None, like: Tensor) -> Particles:
         options = {"dtype": like.dtype, "device": like.device}
-        if self.form != "strong":
+        if self.form in ("primal", "mixed"):
             ends = ((0.0, 0.0), (1.0, 1.0))
             return self.tests.sample(self.count, *ends, self.radius, generator, **options)
         place = "cpu" if generator is None else generator.device
-        x = torch.rand(self.count, 1, 2, generator=generator, device=place).to(**options)
+        k = max(1, round(math.sqrt(self.count)))
+        count = k * k if self.form == "energy" else self.count
+        x = torch.rand(count, 1, 2, generator=generator, device=place)
+        if self.form == "energy":
+            corner = torch.arange(k, device=place)
+            x = (torch.cartesian_prod(corner, corner)[:, None] + x) / k
+        x = x.to(**options)
         return Particles(x, x.new_ones(1), x.new_zeros(*x.shape))
 
     def residuals(self, decode: Decode, where: Particles, a: Tensor | None) -> dict[str, Tensor]:
@@ -104,11 +115,11 @@ class Darcy2D(CellInput):
             u = decode(x, 1, ("u",))["u"][:, :, 0]
             k = self.permeability_at(decode, x, a)
             s = s.unflatten(-1, where.x.shape[:2])[..., ::FLUX_STRIDE].flatten(2)
-            gap = torch.cat([s[:, 0] - k * u[1], s[:, 1] - k * u[2]], -1)
-            # Two rows per point.
-            size = torch.cat([k, k], -1).mul(0.05 * unit**2 / self.middle).rsqrt()
-            return {"residual": math.sqrt(self.balance) / unit * r, "flux": gap * size}
+            return {"residual": math.sqrt(self.balance) / unit * r, "flux": self._gap(s, u, k)}
         x = where.points
+        if self.form == "energy":
+            u, k = decode(x, 1, ("u",))["u"][:, :, 0], self.permeability_at(decode, x, a)
+            return {"flux": self._gap(self._balanced(decode, x), u, k)}
         u = decode(x, 2 if self.form == "strong" else 1, ("u",))["u"][:, :, 0]
         k = self.permeability_at(decode, x, a)
         if self.form == "primal":
@@ -119,6 +130,26 @@ class Darcy2D(CellInput):
                 slope = self._slopes(decode, x, a)
                 r = r - slope[0] * u[1] - slope[1] * u[2]
         return {"residual": r / unit}
+
+    def _gap(self, s: Tensor, u: Tensor, k: Tensor) -> Tensor:
+        """(s − a ∇u)/√a of points, two rows each; its mean square is that of R/2."""
+        gap = torch.cat([s[:, 0] - k * u[1], s[:, 1] - k * u[2]], -1)
+        return gap * torch.cat([k, k], -1).mul(0.05 * self.unit**2 / self.middle).rsqrt()
+
+    def _balanced(self, decode: Decode, x: Tensor) -> Tensor:
+        """Fluxes (B, 2, n) with −∇·s = f."""
+        stream = decode(x, 1, ("stream",))["stream"][:, :, 0]
+        curl = torch.stack([stream[2], -stream[1]], 1)
+        return curl - 0.5 * self.forcing * (x - 0.5).mT
+
+    @property
+    def observables(self) -> tuple[str, ...]:
+        return ("u", "s") if self.form in ("mixed", "energy") else ("u",)
+
+    def observe(self, name: str, decode: Decode, x: Tensor) -> Tensor:
+        if name == "s" and self.form == "energy":
+            return self._balanced(decode, x)
+        return super().observe(name, decode, x)
 
     def _slopes(self, decode: Decode, x: Tensor, a: Tensor | None) -> Tensor:
         """∇a, (2, B, n), by central differences."""

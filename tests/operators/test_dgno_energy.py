@@ -1,0 +1,152 @@
+"""The form of Darcy flow whose fluxes are balanced exactly: both energies in one residual."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from rheograd.operators.dgno import (
+    DGNO,
+    Darcy2D,
+    DGNOConfig,
+    Observation,
+    Posterior,
+    darcy_fluxes,
+    darcy_inputs,
+    darcy_solutions,
+)
+from rheograd.operators.dgno.csrbf import Particles
+from rheograd.operators.dgno.priors import CubePrior
+from rheograd.sim.core.errors import InputError
+from rheograd.sim.core.gradients import taylor_test
+
+SMALL = {"latent": 6, "width": 12, "depth": 3, "channels": 4}
+PHASES = (5.0, 10.0)
+F = 3.0
+
+
+def jets(functions):
+    """A decoder of functions of (n, 2), with slopes by autograd, as `Problem` asks for it."""
+
+    def decode(x, order, names):
+        out = {}
+        for name in names:
+            at = x.detach().requires_grad_()
+            f = functions[name](at)
+            slope = torch.autograd.grad(f.sum(), at)[0]
+            rows = torch.stack([f.detach(), *slope.unbind(1)][: 3 if order else 1])
+            out[name] = rows[:, None, None]  # (S, 1, 1, n)
+        return out
+
+    return decode
+
+
+def layered(x):
+    """u with −∇·((1 + x) ∇u) = F, whose flux is −F (x − ½) in x."""
+    return -F * (x[:, 0] - 1.5 * torch.log1p(x[:, 0]))
+
+
+def gauss(n=24):
+    """Points of a Gauss rule in the square as particles of one point, and weights."""
+    x, w = (torch.as_tensor(v) for v in np.polynomial.legendre.leggauss(n))
+    x, w = 0.5 * (x + 1), 0.5 * w
+    points = torch.cartesian_prod(x, x)[:, None]
+    zero = torch.zeros_like(points)
+    return Particles(points, torch.ones(1).double(), zero), torch.outer(w, w).flatten()
+
+
+def test_mean_square_is_the_sum_of_both_energy_errors():
+    """∫ |s − a ∇u|²/a = ∫ a |∇(u − u*)|² + ∫ |s − s*|²/a (Prager & Synge), with u off by v, s by curl χ."""
+
+    def v(x):
+        return torch.sin(math.pi * x).prod(1) * torch.exp(x[:, 0] - 2 * x[:, 1] ** 2)
+
+    def chi(x):
+        return torch.sin(2 * x[:, 0] + x[:, 1]) * (1 + x[:, 1] ** 2)
+
+    problem = Darcy2D((8, 8), "energy", forcing=F, walls=lambda x: layered(x.reshape(-1, 2)))
+    where, weight = gauss()
+    star = {
+        "u": layered,
+        "a": lambda x: torch.log1p(x[:, 0]),
+        "stream": lambda x: -0.5 * F * (x - 0.5).prod(1),
+    }
+    wrong = star | {
+        "u": lambda x: layered(x) + v(x),
+        "stream": lambda x: star["stream"](x) + chi(x),
+    }
+
+    def energy(functions):
+        rows = problem.residuals(jets(functions), where, None)["flux"][0].unflatten(0, (2, -1))
+        return float((rows.square().sum(0) * weight).sum()) * 0.05 * F**2 / problem.middle
+
+    a = 1 + where.points[:, 0]
+    slopes = [
+        jets({"f": f})(where.points, 1, ("f",))["f"][1:, 0, 0].square().sum(0) for f in (v, chi)
+    ]
+    primal, dual = (a * slopes[0] * weight).sum(), (slopes[1] / a * weight).sum()
+    assert energy(star) < 1e-20
+    assert energy(wrong) == pytest.approx(float(primal + dual), rel=1e-9)
+    assert energy(wrong | {"u": layered}) == pytest.approx(float(dual), rel=1e-9)
+
+
+def test_fluxes_are_balanced(generator):
+    """−∇·s = f for any code, at shared points and at those of each sample; labels and sensors see s."""
+    problem = Darcy2D((8, 8), "energy", PHASES, count=16, forcing=F)
+    model = DGNO(problem, DGNOConfig(**SMALL), generator=generator).double()
+    beta = torch.rand(3, 6, generator=generator, dtype=torch.float64) - 0.5
+    model.requires_grad_(False)
+    decode = model.decode(beta)
+    x = torch.rand(7, 2, generator=generator, dtype=torch.float64)
+    h, div = 1e-5, 0.0
+    for axis in range(2):
+        step = h * torch.eye(2, dtype=torch.float64)[axis]
+        ahead, behind = (problem.observe("s", decode, x + k * step)[:, axis] for k in (1, -1))
+        div = div + (ahead - behind) / (2 * h)
+    assert float((div + F).abs().max()) < 1e-8
+    assert float(problem.observe("s", decode, x).std(0).max()) > 1e-3  # codes differ
+    own = problem.observe("s", decode, x.expand(3, -1, -1))
+    assert torch.allclose(own, problem.observe("s", decode, x), rtol=1e-12)
+
+    model = model.float().requires_grad_(True)
+    a = darcy_inputs(3, 8, PHASES, generator=generator)
+    model.fit_scales(a)
+    assert problem.observables == ("u", "s")
+    parts = model.loss({"a": a, "u": darcy_solutions(a), "s": darcy_fluxes(a)}, generator)
+    assert set(parts) == {"loss", "input", "flux", "labels", "labels s"}
+    with pytest.raises(InputError, match="observe: expected one of"):
+        model(a, of="stream")
+    seen = Observation(x.float(), model(a, x.float(), of="s")[0].detach(), 0.1, of="s")
+    post = Posterior(model, CubePrior(6), [seen], 1.0, generator=generator)
+    assert post.rows(torch.zeros(2, 6)).shape == (2, 14 + 32 + 6)
+
+
+def test_every_square_has_a_point():
+    problem = Darcy2D((8, 8), "energy", count=50)  # 7 × 7
+    x = problem.sample(torch.Generator().manual_seed(0), torch.zeros(()).double()).points
+    assert sorted((7 * x).floor().long().tolist()) == [[i, j] for i in range(7) for j in range(7)]
+    again = problem.sample(torch.Generator().manual_seed(1), torch.zeros(()).double()).points
+    assert float((x - again).abs().max()) > 0.05
+
+
+def test_gradient_of_the_loss(generator):
+    """Taylor test in all weights at fixed points."""
+    problem = Darcy2D((8, 8), "energy", PHASES, count=9)
+    model = DGNO(problem, DGNOConfig(**SMALL), generator=generator).double()
+    a = darcy_inputs(2, 8, PHASES, generator=generator).double()
+    model.fit_scales(a)
+    start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    class Loss(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.m = model
+
+        def forward(self):
+            return self.m.loss({"a": a}, torch.Generator().manual_seed(1))["loss"]
+
+    def f(weights):
+        named = {f"m.{k}": v for k, v in weights.items()}
+        return torch.func.functional_call(Loss(), named)
+
+    assert taylor_test(f, start, eps0=1e-3, generator=generator).passed()
