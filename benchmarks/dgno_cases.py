@@ -76,7 +76,7 @@ FROM_ONE = DGNOConfig(weight_virtual=20.0)
 WEIGHTED = DGNOConfig(weight_virtual=20.0, first_weight=0.0)
 """The published start of the sums over layers."""
 LARGE = DGNOConfig(latent=128, width=100, weight_virtual=40.0)
-"""The published code and width of u."""
+"""Code and width as published."""
 CASES = {
     "phases mixed": Case(_phases("mixed"), "phases", WEIGHTED),
     "phases mixed, published rule": Case(
@@ -149,6 +149,19 @@ CASES = {
     "stokes, SOAP": Case(
         lambda: StokesCylinder(weight_walls=300.0), "stokes", DGNOConfig(latent=16), lr=6e-3,
         batch=16, optimizer="soap",
+    ),
+    "stokes energy": Case(
+        lambda: StokesCylinder(weight_walls=300.0, form="energy"), "stokes", DGNOConfig(latent=16),
+        lr=6e-3, batch=16, optimizer="soap", fresh=True,
+    ),
+    "burgers relative": Case(
+        lambda: Burgers1D(count=80, relative=True), "burgers", DGNOConfig(weight_input=20.0), lr=1e-2,
+        batch=50, optimizer="soap", fresh=True,
+    ),
+    "burgers relative, large": Case(
+        lambda: Burgers1D(count=80, relative=True), "burgers",
+        DGNOConfig(latent=128, width=100, depth=6, weight_input=20.0), lr=1e-2, batch=50,
+        optimizer="soap", fresh=True,
     ),
     "burgers PI-DeepONet": Case(
         lambda: Burgers1D(), "burgers", DGNOConfig(weight_input=20.0, kind="deep")

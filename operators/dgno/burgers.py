@@ -15,6 +15,9 @@ from .scattered import Scattered
 
 __all__ = ["Burgers1D"]
 
+SLOW = 0.05
+"""Of `speed`, added to each sample's own where residuals are relative: a sample at rest has none."""
+
 
 class Burgers1D(Problem):
     """u_t + u u_x = ν u_xx on (−1, 1) × (0, 1), u(±1) = 0, u(x, 0) = a(x); points are (x, t):
@@ -33,6 +36,8 @@ class Burgers1D(Problem):
         radius: R [m], a number or an interval.
         frames: labels and comparisons are at t = 0, 1/frames, …, 1.
         corrected, ends, test: see `TestFunctions`; test is its `kind`.
+        relative: residuals and misfits in units of each sample's own speed, the root mean square of
+            its first frame, so that slow samples count as much as fast ones.
 
     Raises:
         InputError: a viscosity, speed or number of frames out of range.
@@ -54,6 +59,7 @@ class Burgers1D(Problem):
         corrected: bool = True,
         ends: bool = False,
         test: str = "wendland",
+        relative: bool = False,
     ) -> None:
         if not viscosity >= 0 or not speed > 0 or frames < 1:
             expected, got = (
@@ -66,7 +72,7 @@ class Burgers1D(Problem):
             viscosity,
             speed,
         )
-        self.count, self.radius, self.frames = count, radius, frames
+        self.count, self.radius, self.frames, self.relative = count, radius, frames, relative
         self.tests = TestFunctions(1, points, corrected, ends, test)
         self.fields = {"u": FieldSpec(scale=speed, branch="silu_id")}
 
@@ -86,12 +92,19 @@ class Burgers1D(Problem):
     def residuals(self, decode: Decode, where: Particles, a: Tensor | None) -> dict[str, Tensor]:
         u = decode(where.points, 1, ("u",))["u"][:, :, 0]
         r = where.average(u[2] + u[0] * u[1]) + self.viscosity * where.against([u[1]])
-        return {"residual": r / self.speed}
+        if not self.relative:
+            return {"residual": r / self.speed}
+        if a is None:
+            a = self.inputs(decode, self.grid.points(u).reshape(-1, 1))
+        own = a.flatten(1).square().mean(1, keepdim=True).sqrt()
+        return {"residual": r / (own + SLOW * self.speed)}
 
     def misfit(self, decode: Decode, a: Tensor | Scattered) -> Tensor:
         known = self.known(a)
-        off = self.inputs(decode, known.x) - known.value
-        return known.average(off.square()) / self.speed**2
+        off = known.average((self.inputs(decode, known.x) - known.value).square())
+        if not self.relative:
+            return off / self.speed**2
+        return off / (known.average(known.value.square()).sqrt() + SLOW * self.speed) ** 2
 
     def inputs(self, decode: Decode, x: Tensor) -> Tensor:
         return decode(torch.cat([x, torch.zeros_like(x)], -1), 0, ("u",))["u"][0, :, 0]

@@ -202,9 +202,10 @@ def test_burgers_residual_of_a_travelling_front():
     assert float(wrong["residual"].square().mean().sqrt()) > 50 * off[1]
 
 
-def test_stokes_residuals_of_poiseuille_flow():
+@pytest.mark.parametrize("form", ["mixed", "energy"])
+def test_stokes_residuals_of_poiseuille_flow(form):
     """Without the disc's walls everything vanishes."""
-    problem = StokesCylinder(16, count=40)
+    problem = StokesCylinder(16, count=40, form=form)
     mu = problem.viscosity
     functions = {
         "psi": lambda x: (2 * x[:, 1:] ** 2 - 4 / 3 * x[:, 1:] ** 3) + 0 * x[:, :1],
@@ -212,18 +213,28 @@ def test_stokes_residuals_of_poiseuille_flow():
         "s": lambda x: torch.stack(
             [-8 * mu * (2 - x[:, 0]), -8 * mu * (2 - x[:, 0]), mu * (4 - 8 * x[:, 1])], 1
         ),
+        "airy": lambda x: airy(*x.split(1, 1)),
+        "load": lambda x: 0 * x[:, :1].expand(-1, 3),
     }
+
+    def airy(x, y):
+        return 4 * mu * ((x - 2) * y**2 - x * y + x**3 / 3 - 2 * x**2)
+
     where = sample(problem)
     rows = problem.residuals(decoded(functions), where, None)
-    assert set(rows) == {"momentum", "stress", "walls", "outlet"}
-    for name in ("momentum", "stress", "outlet"):
+    within = ("momentum", "stress", "outlet") if form == "mixed" else ("stress", "outlet")
+    assert set(rows) == {*within, "walls"}
+    for name in within:
         assert float(rows[name].abs().max()) < 1e-9, name
     disc = len(where.walls) // 2
     assert float(rows["walls"][:, disc : 2 * disc].abs().max()) < 1e-12
     y = problem.grid.points(torch.zeros((), dtype=torch.float64))
     a = (4 * y * (1 - y))[None, None, :, 0]
     assert float(problem.misfit(decoded(functions), a)) < 1e-20
-    assert float(problem.distance(where.particles.points).min()) > 0
+    x = where.particles.points
+    assert float(problem.distance(x).min()) > 0
+    p = problem.observe("p", decoded(functions), x)[0, 0]
+    assert float((p - 8 * mu * (2 - x[:, 0])).abs().max()) < 1e-12
 
 
 def test_stokes_reference():
@@ -283,6 +294,7 @@ def models(generator):
     yield Helmholtz2D((8, 8), (1.0, 15.0), **darcy), waves
     yield Burgers1D(16, count=12, frames=3), burgers_inputs(3, 16 * 4, generator)[..., ::4]
     yield StokesCylinder(16, count=12), inflows(3, 16, generator)
+    yield StokesCylinder(16, count=12, form="energy"), inflows(3, 16, generator)
 
 
 def awake(model, generator):

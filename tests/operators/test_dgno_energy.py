@@ -11,6 +11,7 @@ from rheograd.operators.dgno import (
     DGNOConfig,
     Observation,
     Posterior,
+    StokesCylinder,
     darcy_fluxes,
     darcy_inputs,
     darcy_solutions,
@@ -56,7 +57,7 @@ def gauss(n=24):
 
 
 def test_mean_square_is_the_sum_of_both_energy_errors():
-    """∫ |s − a ∇u|²/a = ∫ a |∇(u − u*)|² + ∫ |s − s*|²/a (Prager & Synge), with u off by v, s by curl χ."""
+    """∫ |s − a ∇u|²/a = ∫ a |∇(u − u*)|² + ∫ |s − s*|²/a (Prager & Synge), u off by v, s by curl χ."""
 
     def v(x):
         return torch.sin(math.pi * x).prod(1) * torch.exp(x[:, 0] - 2 * x[:, 1] ** 2)
@@ -150,3 +151,57 @@ def test_gradient_of_the_loss(generator):
         return torch.func.functional_call(Loss(), named)
 
     assert taylor_test(f, start, eps0=1e-3, generator=generator).passed()
+
+
+def stokes(generator, **options):
+    problem = StokesCylinder(16, form="energy", **options)
+    model = DGNO(problem, DGNOConfig(**SMALL), generator=generator).double().requires_grad_(False)
+    beta = torch.rand(2, 6, generator=generator, dtype=torch.float64) - 0.5
+    return problem, model.decode(beta)
+
+
+def test_stresses_around_the_disc_are_balanced(generator):
+    """−∇·σ = 0 for any code, and what crosses a circle is the load: force and torque on the disc."""
+    problem, decode = stokes(generator)
+    centre = torch.tensor(problem.centre, dtype=torch.float64)
+    x = centre + 0.15 + 0.3 * torch.rand(5, 2, generator=generator, dtype=torch.float64)
+    h = 1e-4
+
+    def slope(c, axis):
+        step = h * torch.eye(2, dtype=torch.float64)[axis]
+        ahead, behind = (problem.stresses(decode, x + k * step)[:, c] for k in (1, -1))
+        return (ahead - behind) / (2 * h)
+
+    assert float(slope(0, 0).abs().max()) > 1e-2
+    for one, other in ((0, 2), (2, 1)):
+        assert float((slope(one, 0) + slope(other, 1)).abs().max()) < 1e-5
+
+    angle = 2 * math.pi * torch.arange(400, dtype=torch.float64) / 400
+    n, r = torch.stack([angle.cos(), angle.sin()], 1), 0.15
+    s11, s22, s12 = problem.stresses(decode, centre + r * n).unbind(1)
+    t1, t2 = s11 * n[:, 0] + s12 * n[:, 1], s12 * n[:, 0] + s22 * n[:, 1]
+    around = torch.stack([t1, t2, r * (n[:, 0] * t2 - n[:, 1] * t1)], 1).mean(-1) * 2 * math.pi * r
+    load = problem.load(decode, x)
+    assert float(load.abs().min()) > 1e-5
+    assert torch.allclose(around, load, rtol=1e-6, atol=1e-12)
+
+
+def test_points_stand_for_their_area():
+    """Averages of a function over the fluid by weighted points, many updates together."""
+    problem = StokesCylinder(16, form="energy", count=100)
+    g, like, total, area = torch.Generator().manual_seed(0), torch.zeros(()).double(), 0.0, 0.0
+    for _ in range(300):
+        where = problem.sample(g, like)
+        x, w = where.particles.points, where.weight
+        assert float(problem.distance(x).min()) > 0 and float(w.mean()) == pytest.approx(1)
+        total += float((w * x[:, 0]).sum())
+        area += float(w.sum())
+    hole = math.pi * 0.1**2
+    assert total / area == pytest.approx((2 - hole * 0.5) / (2 - hole), rel=3e-3)
+    near = (problem.distance(x) < 0.1).double().mean()
+    assert float(near) > 2 * (math.pi * 0.2**2 - hole) / (2 - hole)  # more of them around the disc
+
+
+def test_forms_of_stokes_are_named():
+    with pytest.raises(InputError, match="form out of"):
+        StokesCylinder(form="weak")
