@@ -24,6 +24,7 @@ from rheograd.operators.dgno import (
     darcy_inputs,
     darcy_solutions,
     inflows,
+    noise_level,
 )
 from rheograd.operators.dgno.problem import Problem
 from rheograd.operators.train import TrainerConfig
@@ -213,6 +214,16 @@ def data(case: Case, folder: Path, quick: bool = False) -> Data:
     if case.labelled:
         found.labels = reference(kind, parts[0][: case.labelled])
     return found
+
+
+def sensed(
+    known: Data, k: int, count: int, decibels: float
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Points, values and noise of the sensors of an unseen field, the same for every method."""
+    g, u = generator(1000 * count + k), known.u[k]
+    noise = float(noise_level(u[None], decibels))
+    at = torch.randperm(len(u), generator=g)[:count]
+    return at, u[at] + noise * torch.randn(count, generator=g), noise
 
 
 def make(case: Case, seed: int = 0) -> DGNO:

@@ -7,7 +7,8 @@ One core, process time. Rows, in the order of the acceptance list of docs/dgno.m
     train …, T s        A4 and the other problems: T seconds of Adam, or of SOAP, on inputs alone (on
                         labels where the name says so), errors on unseen inputs; baselines alike
     layers …            A5: MultiONet and DeepONet of equal size, supervised, three seeds
-    inverse …, T s      A6: sensors and noise → MAP, Laplace and Hamiltonian samples, coverage of 90 %
+    inverse …, T s      A6: sensors and noise → MAP, Laplace and Hamiltonian samples, coverage of 90 %;
+                        "exact posterior": the best there is, by long chains of the solver itself
 
     python benchmarks/repro_dgno.py [--rows "train phases" …] [--seconds 60] [--again] [--quick]
 
@@ -33,8 +34,10 @@ from dgno_cases import (
     make,
     prior_of,
     reference,
+    sensed,
     train,
 )
+from dgno_exact import calibration_error, exact
 from results import Results, parser
 from rheograd.operators.dgno import (
     DGNO,
@@ -44,7 +47,6 @@ from rheograd.operators.dgno import (
     TestFunctions,
     coverage,
     hamiltonian,
-    noise_level,
     pixel_accuracy,
     predict,
     relative_error,
@@ -230,18 +232,6 @@ def layers(seconds: float, given) -> list[dict]:
     return rows
 
 
-def calibration_error(chance: torch.Tensor, truth: torch.Tensor) -> float:
-    """Mean |frequency − stated chance| over ten bins, weighted by their numbers."""
-    which = (chance * 10).long().clamp(0, 9)
-    total = 0.0
-    for k in range(10):
-        inside = which == k
-        if bool(inside.any()):
-            gap = (truth[inside].double().mean() - chance[inside].double().mean()).abs()
-            total += float(gap) * float(inside.double().mean())
-    return total
-
-
 def inverse(
     name: str,
     measure: str,
@@ -273,9 +263,7 @@ def inverse(
     start = time.process_time()
     for k in range(fields):
         u, a = known.u[k], known.unseen[k].flatten()
-        noise = float(noise_level(u[None], decibels))
-        at = torch.randperm(len(x), generator=g)[:count]
-        value = u[at] + noise * torch.randn(count, generator=g)
+        at, value, noise = sensed(known, k, count, decibels)
         total = math.hypot(noise, delta)
         post = Posterior(
             model, prior, [Observation(x[at], value, total)], sigma_r, generator=g
@@ -360,11 +348,18 @@ def main() -> None:
             add([training(name, measure, seconds, given)])
     if wanted("layers"):
         add(layers(max(seconds / 5, 0.3), given))
+    for count, decibels in ((100, 25), (25, 25)):
+        measure = f"inverse phases, exact posterior, {count} sensors, {decibels} dB"
+        if wanted(measure) and (count == 100 or not given.quick):
+            known = data(CASES["phases mixed"], given.data, given.quick)
+            fields, steps = (1, 30) if given.quick else (given.fields, 20000)
+            add([{"measure": measure} | exact(known, count, decibels, fields, steps)])
     for name, kind in (
         ("smooth primal", "normal"), ("smooth primal", "flow"), ("smooth bayes", "joint"),
         ("phases mixed", "normal"), ("phases mixed", "flow"), ("phases mixed, w from 1", "normal"),
         ("phases bayes", "joint"), ("phases mixed, SOAP", "normal"),
         ("phases mixed, SOAP, fresh inputs", "normal"), ("smooth mixed, SOAP, fresh inputs", "normal"),
+        ("phases energy, large", "normal"), ("smooth energy, large", "normal"),
     ):  # fmt: skip
         for count, decibels in ((100, 25), (25, 25), (100, 50), (100, 20), (25, 50), (25, 20)):
             first = (count, decibels) == (100, 25)
