@@ -184,9 +184,20 @@ def training(name: str, measure: str, seconds: float, given) -> dict:
     row["coverage, codes alone"] = float(coverage(drawn, known.u[:, :size]))
     row["coverage, with the decoder's error"] = float(coverage(wide, known.u[:, :size]))
     row["parameters"] = sum(p.numel() for p in model.parameters())
+    if getattr(model.problem, "form", "") == "energy" and kind in ("phases", "smooth"):
+        with torch.no_grad():
+            decode = model.decode(model.encode(known.unseen))
+            bound = model.problem.energy_bound(decode, known.unseen)
+            off = relative_error(model(known.unseen), known.u)
+        row["bound of the energy error"] = float(bound.mean())
+        both = torch.stack([bound, off]).double()
+        row["correlation of bound and error"] = float(torch.corrcoef(both)[0, 1])
     if name == "phases PI-DeepONet":
         row["error of what the strong form aims at"] = strong_limit(known)
-    if name.startswith(("phases mixed", "phases PI-DeepONet")) and "rule" not in name:
+    if (
+        name.startswith(("phases mixed", "phases energy", "phases PI-DeepONet"))
+        and "rule" not in name
+    ):
         for fraction in (0.3, 0.4, 0.6, 0.7):
             a = inputs(kind, 4 if given.quick else 40, 11, fraction)
             found = errors(model, known, kind, a, reference(kind, a))
