@@ -16,6 +16,7 @@ from .data import (
     darcy_inputs,
     darcy_solutions,
 )
+from .discrepancy import Discrepancy
 from .encoders import Encoder, at_points
 from .evaluate import (
     coverage,
@@ -49,6 +50,7 @@ __all__ = [
     "CubePrior",
     "DGNOConfig",
     "Darcy2D",
+    "Discrepancy",
     "Encoder",
     "FieldSpec",
     "Helmholtz2D",

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError, message
+from .discrepancy import Discrepancy
 from .model import DGNO
 from .priors import Prior
 from .problem import check_codes
+from .sampling import normals, uniforms
 from .scattered import Scattered
 
 __all__ = [
@@ -93,7 +95,7 @@ def logistic_phases(
     """
     noise = torch.zeros_like(chance)
     for _ in range(draws):
-        u = torch.rand(chance.shape, generator=generator).to(chance).clamp(1e-6, 1 - 1e-6)
+        u = uniforms(chance.shape, chance, generator).clamp(1e-6, 1 - 1e-6)
         noise = noise + torch.logit(u)
     low, high = phases
     return low + (high - low) * torch.sigmoid(noise / draws + torch.logit(chance, 1e-6))
@@ -129,7 +131,7 @@ def predict(
     a: Tensor | Scattered,
     x: Tensor | None = None,
     draws: int = 100,
-    delta: Tensor | float | str = 0.0,
+    delta: Tensor | float | str | Discrepancy = 0.0,
     generator: torch.Generator | None = None,
     of: str = "u",
 ) -> Tensor:
@@ -144,14 +146,21 @@ def predict(
         x: points (n, D); default those of the problem.
         draws: number of samples.
         delta: standard deviation of the decoder's error, a number or (C, n): root mean square of
-            model(a) − u over a few references that training did not see; or "labels", the spread of
-            labels that a model with `bayes` learned.
+            model(a) − u over a few references that training did not see; a `Discrepancy` of these, with
+            its mean and its correlations; or "labels", the spread of labels that a model with `bayes`
+            learned.
         generator: source.
         of: another one of the problem's observables.
+
+    Raises:
+        InputError: no draws, another delta, a discrepancy of another observable.
     """
     if draws < 1 or (isinstance(delta, str) and delta != "labels"):
         expected, fix = 'draws >= 1 and delta a number or "labels"', "Correct them"
         raise InputError(message("predict", expected, f"{draws} and {delta}", fix))
+    if isinstance(delta, Discrepancy) and delta.of != of:
+        fix = "Fit one to this observable"
+        raise InputError(message("predict", f'a discrepancy of "{of}"', delta.of, fix))
     x = model.points(a) if x is None else x
     check_codes("predict", model.encode(a))
     frozen = model.at(x, 0)
@@ -164,8 +173,10 @@ def predict(
             return frozen(beta) if same else model.at(points, order, names)(beta)
 
         u = model.problem.observe(of, decode, x)
-        sigma = model.label_spread(u, of) if delta == "labels" else delta
-        return u + sigma * torch.randn(u.shape, generator=generator).to(u)
+        if isinstance(delta, Discrepancy):
+            return u + delta.draw(x, (len(u),), generator)
+        sigma = model.label_spread(u, of) if isinstance(delta, str) else delta
+        return u + sigma * normals(u.shape, u, generator)
 
     return torch.stack([one() for _ in range(draws)])
 

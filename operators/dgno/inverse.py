@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError, message
+from .discrepancy import Discrepancy, Learned
 from .model import DGNO
 from .priors import Prior
 from .problem import Decode
+from .sampling import normals
 
 __all__ = ["Observation", "Posterior", "Target", "noise_level", "sensors"]
 
@@ -51,9 +53,10 @@ def sensors(
     u = u.flatten()
     if not 1 <= count <= len(x):
         raise InputError(message("sensors", f"a count in [1, {len(x)}]", count, "Lower it"))
-    chosen = torch.randperm(len(x), generator=generator)[:count]
+    place = "cpu" if generator is None else generator.device
+    chosen = torch.randperm(len(x), generator=generator, device=place)[:count].to(x.device)
     sigma = float(noise_level(u[None], decibels))
-    noise = sigma * torch.randn(count, generator=generator).to(u)
+    noise = sigma * normals((count,), u, generator)
     return Observation(x[chosen], u[chosen] + noise, sigma)
 
 
@@ -66,7 +69,8 @@ class Observation:
     value: Tensor
     """(n,), or (C·n,) of a solution of C components, one component after the other."""
     sigma: float | Tensor
-    """Standard deviation of the noise, the error of the decoder included; one, or one for each value."""
+    """Standard deviation of the noise: one, one for each value, or a root L of a covariance L Lᵀ, as many
+    rows and columns as values. Where no `Discrepancy` is given it includes the error of the decoder."""
     of: str = "solution"
     """"solution", "input", or another one of the problem's observables, such as "p" or "s"."""
 
@@ -98,6 +102,9 @@ class Posterior:
             the residuals out.
         residual_count: N; default dβ.
         generator: of the particles.
+        discrepancy: what the decoder of an observable is off by, one or several: added to sensors of it
+            and learned from them. Without it intervals are too narrow where sensors are precise, and
+            with one number for all points, in sigma, they are too wide.
         binary: the residuals see a decoded input of two phases as its nearest phase, with the slope of
             its chance (straight through). The energy then has jumps: `maximize` takes what lowers it, and
             samplers accept by it, so that draws are of this posterior; but with steps a hundred times
@@ -120,16 +127,13 @@ class Posterior:
         residual_count: float | None = None,
         generator: torch.Generator | None = None,
         binary: bool = False,
+        discrepancy: Discrepancy | Sequence[Discrepancy] = (),
     ) -> None:
         if isinstance(observed, (Observation, Target)):
             observed = [observed]
         names = ("solution", "input", *model.problem.observables)
         wrong = [o for o in observed if isinstance(o, Observation) and o.of not in names]
-        if (
-            not observed
-            or wrong
-            or any(not bool((torch.as_tensor(o.sigma) > 0).all()) for o in observed)
-        ):
+        if not observed or wrong or any(not bool((_deviations(o) > 0).all()) for o in observed):
             expected = f"observations with sigma > 0 of one of {names}"
             raise InputError(message("Posterior", expected, f"{len(observed)} of them", "Correct"))
         if prior.latent != model.config.latent:
@@ -142,6 +146,12 @@ class Posterior:
         like = next(model.parameters())
         self.model, self.prior = model, prior
         self.observed = [_like(o, like) for o in observed]
+        self._learned: dict[str, tuple[Observation, Learned]] = {}
+        one = isinstance(discrepancy, Discrepancy)
+        self.discrepancies = [discrepancy] if one else list(discrepancy)
+        for each in self.discrepancies:
+            self._include(each)
+        self._whitened = [_whitening(o) for o in self.observed]
         self.residual_sigma, self.residual_count = residual_sigma, residual_count
         self._frozen: dict = {}
         self.where = None
@@ -170,26 +180,89 @@ class Posterior:
         """ρ, (B, dβ) → (B, m)."""
         decode, problem = self.decode(self.prior.code(z)), self.model.problem
         parts = []
-        for o in self.observed:
+        for o, white in zip(self.observed, self._whitened, strict=True):
             if isinstance(o, Target):
                 found, what = o.function(decode), "the target"
             elif o.of == "input":
                 found, what = problem.inputs(decode, o.x), f"{len(o.x)} points"
-            elif o.of == "solution":
-                found, what = problem.solution(decode, o.x), f"{len(o.x)} points"
             else:
-                found, what = problem.observe(o.of, decode, o.x), f"{len(o.x)} points"
+                found, what = self._observe(o, decode), f"{len(o.x)} points"
             found = found.reshape(len(z), -1)
             if found.shape[1] != o.value.numel():
                 expected = f"{found.shape[1]} values for {what}"
                 raise InputError(message("Posterior", expected, o.value, "Give one per component"))
-            sigma = o.sigma.flatten() if isinstance(o.sigma, Tensor) else o.sigma
-            parts.append((found - o.value.flatten()) / sigma)
+            off = found - o.value.flatten()
+            parts.append(off @ white.mT if white.ndim == 2 else off * white)
         if self.where is not None:
             r = torch.cat(list(self._equations.residuals(decode, self.where, None).values()), 1)
             count = self.prior.latent if self.residual_count is None else self.residual_count
             parts.append(r * (math.sqrt(count / r.shape[1]) / self.residual_sigma))
         return torch.cat([*parts, z], 1)
+
+    def _observe(self, o: Observation, decode: Decode) -> Tensor:
+        return self.model.problem.observe(_name(o), decode, o.x)
+
+    def _include(self, one: Discrepancy) -> None:
+        """Sensors of an observable become one observation, less the mean of what the decoder is off by,
+        with all that sets them apart as its noise."""
+        mine = [o for o in self.observed if isinstance(o, Observation) and _name(o) == one.of]
+        if one.of not in self.model.problem.observables or one.of in self._learned:
+            expected = f"discrepancies of different ones of {self.model.problem.observables}"
+            raise InputError(message("Posterior", expected, one.of, "Correct `of`"))
+        if not mine:
+            return
+        C, dtype = len(one.mean), mine[0].x.dtype
+        for o in mine:
+            if o.value.numel() != C * len(o.x):
+                expected = f"{C * len(o.x)} values for {len(o.x)} points"
+                raise InputError(message("Posterior", expected, o.value, "Give one per component"))
+        blocks = torch.block_diag(*(_covariance(o) for o in mine))
+        # Components go before points, also where several observations become one.
+        order = torch.cat([torch.arange(o.value.numel()).reshape(C, -1) for o in mine], 1)
+        first = torch.tensor([0, *(o.value.numel() for o in mine)])[:-1].cumsum(0)
+        sizes = torch.tensor([len(o.x) for o in mine])
+        order = (order + first.repeat_interleave(sizes)).flatten().to(blocks.device)
+        x = torch.cat([o.x for o in mine])
+        value = torch.cat([o.value.flatten() for o in mine])[order]
+        learned = one.learned(x, blocks[order][:, order])
+        joint = Observation(x, value - learned.mean, learned.root.to(dtype), one.of)
+        self._learned[one.of] = (joint, learned)
+        kept = [o for o in self.observed if all(o is not other for other in mine)]
+        self.observed = [*kept, joint]
+
+    @torch.no_grad()
+    def predict(
+        self,
+        z: Tensor,
+        x: Tensor | None = None,
+        of: str = "u",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Samples of an observable, one for each sample of z: as decoded, and with a sample of what the
+        decoder is off by, given the sensors, where there is a `Discrepancy` of it.
+
+        Args:
+            z: (B, dβ), such as `Samples.flat()`.
+            x: points (n, D); default those of the problem.
+            of: the observable.
+            generator: source.
+
+        Returns:
+            (B, C, n).
+        """
+        decode, problem = self.decode(self.prior.code(z)), self.model.problem
+        x = problem.points(z) if x is None else x.to(z)
+        found = problem.observe(of, decode, x)
+        one = next((d for d in self.discrepancies if d.of == of), None)
+        if one is None:
+            return found
+        c = None
+        if of in self._learned:
+            seen, learned = self._learned[of]
+            off = seen.value - self._observe(seen, decode).reshape(len(z), -1)
+            c = off @ learned.gain.mT.to(z)
+            c = c + normals(c.shape, c, generator) @ learned.spread.mT.to(z)
+        return found + one.draw(x, (len(z),), generator, c)
 
     def energy(self, z: Tensor) -> Tensor:
         """−log p(z | data) up to a constant, (B,)."""
@@ -263,7 +336,39 @@ def _like(o: Observation | Target, like: Tensor) -> Observation | Target:
     if bad:
         fix = "Leave those sensors out"
         raise InputError(message("Posterior", f"finite {bad[0]}", "numbers that are not", fix))
-    sigma = numbers.get("sigma")
-    if sigma is not None and sigma.numel() not in (1, numbers["value"].numel()):
-        raise InputError(message("Posterior", "one sigma, or one for each value", sigma, "Correct"))
+    sigma, count = numbers.get("sigma"), numbers["value"].numel()
+    if sigma is not None and sigma.numel() not in (1, count) and sigma.shape != (count, count):
+        expected = "one sigma, one for each value, or a root (n, n)"
+        raise InputError(message("Posterior", expected, sigma, "Correct"))
     return dataclasses.replace(o, **{k: v.to(like) for k, v in numbers.items()})
+
+
+def _name(o: Observation) -> str:
+    return "u" if o.of == "solution" else o.of
+
+
+def _deviations(o: Observation | Target) -> Tensor:
+    """What must be positive of its sigma."""
+    sigma = torch.as_tensor(o.sigma)
+    return sigma.diagonal() if _has_root(o) else sigma
+
+
+def _has_root(o: Observation | Target) -> bool:
+    count = o.value.numel()
+    return count > 1 and isinstance(o.sigma, Tensor) and o.sigma.shape == (count, count)
+
+
+def _covariance(o: Observation) -> Tensor:
+    """Of the noise, in float64."""
+    sigma = torch.as_tensor(o.sigma, device=o.x.device).double()
+    if _has_root(o):
+        return sigma @ sigma.mT
+    return sigma.flatten().square().expand(o.value.numel()).diag()
+
+
+def _whitening(o: Observation | Target) -> Tensor:
+    """What makes noise white: a number for each value, or the inverse of the root."""
+    sigma = torch.as_tensor(o.sigma, device=o.value.device)
+    if not _has_root(o):
+        return 1 / sigma.flatten()
+    return torch.linalg.inv(sigma.double()).to(sigma)

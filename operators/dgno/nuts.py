@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError, message
-from .sampling import Samples, Slope, StepSize, split_rhat
+from .sampling import Samples, Slope, StepSize, normals, split_rhat, uniforms
 
 __all__ = ["nuts"]
 
@@ -111,22 +111,20 @@ def _draw(
     slope: Slope, R: Tensor, now: _Point, h: float, depth: int, generator: torch.Generator | None
 ) -> tuple[_Point, float]:
     """The next point of a chain and the mean acceptance along its path."""
-    p = torch.randn(now.z.shape, generator=generator).to(now.z)
+    p = normals(now.z.shape, now.z, generator)
     begin = dataclasses.replace(now, p=p)
     level = now.log - 0.5 * float(p.square().sum())
     tree = _Tree(begin, begin, begin, 0.0, p, True, 0.0, 0)
     for k in range(depth):
-        forwards = float(torch.rand((), generator=generator)) < 0.5
+        forwards = float(uniforms((), p, generator)) < 0.5
         end = tree.right if forwards else tree.left
         more = _grow(slope, R, end, h if forwards else -h, k, level, generator)
         tree.chance, tree.count = tree.chance + more.chance, tree.count + more.count
         if not more.going:
             break
         # A new half is preferred over the old one: long moves.
-        if (
-            math.log(float(torch.rand((), generator=generator)) + 1e-300)
-            < more.weight - tree.weight
-        ):
+        chance = float(uniforms((), p, generator))
+        if math.log(chance + 1e-300) < more.weight - tree.weight:
             tree.chosen = more.chosen
         tree = _joined(tree, more, forwards, tree.chosen)
         if not tree.going:
@@ -165,7 +163,7 @@ def _grow(
     second = _grow(slope, R, end, h, depth - 1, level, generator)
     total = _log_sum(first.weight, second.weight)
     share = math.exp(second.weight - total) if second.going else 0.0
-    taken = float(torch.rand((), generator=generator)) < share
+    taken = float(uniforms((), end.z, generator)) < share
     chosen = second.chosen if taken else first.chosen
     tree = _joined(first, second, forwards, chosen)
     tree.chance, tree.count = first.chance + second.chance, first.count + second.count

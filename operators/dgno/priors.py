@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...sim.core.errors import InputError, message
+from .sampling import normals
 
 __all__ = ["Bounded", "CubePrior", "NormalPrior", "Prior", "RealNVP", "ZukoPrior", "fit_prior"]
 
@@ -50,9 +51,7 @@ class Prior(nn.Module):
         """Codes (count, dβ), in the precision and on the device of the prior."""
         own = itertools.chain(self.parameters(), self.buffers())
         like = next((t for t in own if t.is_floating_point()), torch.zeros(()))
-        place = "cpu" if generator is None else generator.device
-        z = torch.randn(count, self.latent, generator=generator, device=place)
-        return self.code(z.to(like))
+        return self.code(normals((count, self.latent), like, generator))
 
 
 class CubePrior(Prior):
@@ -244,7 +243,9 @@ def fit_prior(
     course = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     seen = []
     for _ in itertools.repeat(None, updates):
-        chosen = torch.randint(len(beta), (min(batch, len(beta)),), generator=generator)
+        place = "cpu" if generator is None else generator.device
+        count = (min(batch, len(beta)),)
+        chosen = torch.randint(len(beta), count, generator=generator, device=place).to(beta.device)
         optimizer.zero_grad()
         loss = -prior.log_prob(beta[chosen]).mean() / prior.latent
         loss.backward()

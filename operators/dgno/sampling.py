@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 
-__all__ = ["Samples", "StepSize", "hamiltonian", "split_rhat"]
+__all__ = ["Samples", "StepSize", "hamiltonian", "normals", "split_rhat", "uniforms"]
 
 Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -119,9 +119,9 @@ def hamiltonian(
         if k == warmup:
             size.settle()
         h = size.value
-        path = float(torch.rand((), generator=generator)) * 2 * length
+        path = float(uniforms((), z, generator)) * 2 * length
         count = max(1, min(most, math.ceil(path / h)))
-        p = torch.randn(z.shape, generator=generator).to(z)
+        p = normals(z.shape, z, generator)
         q, force = z, g @ R
         now = energy + 0.5 * p.square().sum(1)
         momentum = p - 0.5 * h * force
@@ -131,7 +131,7 @@ def hamiltonian(
             momentum = momentum - (h if i + 1 < count else 0.5 * h) * (gq @ R)
         change = now - new - 0.5 * momentum.square().sum(1)
         chance = torch.where(torch.isfinite(change), change.clamp(max=0).exp(), 0.0)
-        take = torch.rand(len(z), generator=generator).to(z) < chance
+        take = uniforms((len(z),), z, generator) < chance
         z, g = torch.where(take[:, None], q, z), torch.where(take[:, None], gq, g)
         energy = torch.where(take, new, energy)
         rate = float(chance.mean())
@@ -142,6 +142,18 @@ def hamiltonian(
             accepted.append(rate)
     found = torch.stack(kept)
     return Samples(found, sum(accepted) / len(accepted), size.value, split_rhat(found))
+
+
+def normals(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """N(0, 1) drawn on the generator's device, without one on the CPU, and brought to that of `like`."""
+    place = "cpu" if generator is None else generator.device
+    return torch.randn(tuple(shape), generator=generator, device=place).to(like)
+
+
+def uniforms(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draws from U(0, 1), as `normals`."""
+    place = "cpu" if generator is None else generator.device
+    return torch.rand(tuple(shape), generator=generator, device=place).to(like)
 
 
 def split_rhat(z: Tensor) -> Tensor:
