@@ -225,7 +225,7 @@ class Posterior:
         x = torch.cat([o.x for o in mine])
         value = torch.cat([o.value.flatten() for o in mine])[order]
         learned = one.learned(x, blocks[order][:, order])
-        joint = Observation(x, value - learned.mean, learned.root.to(dtype), one.of)
+        joint = Observation(x, value - learned.mean.to(dtype), learned.root.to(dtype), one.of)
         self._learned[one.of] = (joint, learned)
         kept = [o for o in self.observed if all(o is not other for other in mine)]
         self.observed = [*kept, joint]
