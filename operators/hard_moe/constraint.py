@@ -10,6 +10,7 @@ Source: Chalapathi et al. 2024 (PI-HC-MoE), §3.2; Negiar et al. 2023; Blondel e
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from typing import Any
@@ -22,7 +23,9 @@ from ...sim.core.factors import Factor
 from ...sim.core.implicit import SolveInfo, implicit_solve
 from ...sim.core.linear_map import Operator
 from . import band
-from .least_squares import Fit, FitConfig, Rows, fit, gradient, hessian
+from .least_squares import Fit, FitConfig, fit, gradient, hessian
+from .orthonormal import by_blocks, orthonormal
+from .rows import Rows
 
 __all__ = ["GRADIENTS", "HardConstraint"]
 
@@ -102,6 +105,18 @@ class HardConstraint(nn.Module):
             got = f"{bad} of {first.numel()} values that are not"
             fix = "Give a start at which it is defined, or leave those rows out"
             raise InputError(message(where, "a finite residual at the start", got, fix))
+        if self.config.orthonormal:
+            # A constant: the minimum does not depend on the variables that it is found in.
+            start = start.detach().to(rows.terms)
+            X = orthonormal(self.residual, rows.detach(), start)
+            right = start.unflatten(1, X.shape[1:3])[..., None]
+            first = torch.linalg.solve_triangular(X, right, upper=True).flatten(1)
+            w = by_blocks(X, self._solve(where, rows.turn(X), first))
+            self.last = dataclasses.replace(self.last, w=w.detach())
+            return w
+        return self._solve(where, rows, start)
+
+    def _solve(self, where: str, rows: Rows, start: Tensor) -> Tensor:
         if self.grad == "unroll":
             result = fit(self.residual, rows, start.detach().to(rows.terms), self.config)
             self._keep(where, result)

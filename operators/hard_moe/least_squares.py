@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,155 +23,9 @@ from torch import Tensor
 from ...sim.core.errors import ConvergenceError, InputError, message
 from ...sim.core.trees import flatten
 from . import band
+from .rows import Residual, Rows
 
 __all__ = ["Fit", "FitConfig", "Rows", "fit", "gradient", "hessian", "residuals"]
-
-Residual = Callable[..., Tensor]
-"""ρ: (z (S, Q, M), params) -> (S, M), row by row, in torch operations."""
-
-
-@dataclasses.dataclass
-class Rows:
-    """What S systems with N unknowns each are to fit."""
-
-    terms: Tensor
-    """T, (S, Q, M, N): each number the residual reads, as a linear function of the weights."""
-    offset: Tensor
-    """a, (S, Q, M): the same of the known part of the field."""
-    linear: Tensor
-    """C, (S, L, N): linear rows, such as initial and boundary values and a ridge; L may be 0."""
-    target: Tensor
-    """d, (S, L)."""
-    params: Any = ()
-    """Tree of tensors that ρ reads beside z. A first axis of length S counts systems."""
-
-    def check(self, where: str, residual: Residual) -> None:
-        """Raise `InputError` for shapes that do not fit, values not finite, and ill-posed residuals."""
-        T, a = self.terms, self.offset
-        S, Q, M, N = T.shape if T.ndim == 4 else (0, 0, 0, 0)
-        if not S * Q * M * N:
-            fix = "Stack the linear functionals of each basis function"
-            raise InputError(message(where, "terms (S, Q, M, N), none of them 0", T, fix))
-        L = self.linear.shape[1] if self.linear.ndim == 3 else -1
-        for name, value, shape in (
-            ("offset", a, (S, Q, M)), ("linear", self.linear, (S, L, N)),
-            ("target", self.target, (S, L)),
-        ):  # fmt: skip
-            if tuple(value.shape) != shape or value.dtype != T.dtype:
-                expected = (
-                    f"{name} of shape {shape} in {T.dtype}, as terms {tuple(T.shape)} ask for"
-                )
-                raise InputError(message(where, expected, value, "Match it"))
-        if M + L < N:
-            got = f"{M} + {L}"
-            fix = "Sample more points, add a ridge, or use fewer basis functions"
-            raise InputError(message(where, f"at least {N} rows for {N} unknowns", got, fix))
-        self.finite(where)
-        self.probe(where, residual, S, M)
-
-    def finite(self, where: str) -> None:
-        """Raise `InputError` for values that are not finite."""
-        for name in ("terms", "offset", "linear", "target"):
-            if not bool(torch.isfinite(getattr(self, name).detach().sum())):
-                fix = "Lower the learning rate, or repair the input of the network"
-                raise InputError(message(where, f"finite {name}", "values that are not", fix))
-
-    def probe(self, where: str, residual: Residual, S: int, M: int) -> None:
-        """Raise `InputError` unless the residual is one number a row, of that row's numbers."""
-        params = self.detach().params
-        with torch.enable_grad():
-            z = self.known().detach().requires_grad_()
-            r = residual(z, params)
-            even = r[:, ::2].sum() if isinstance(r, Tensor) and r.shape == (S, M) else None
-        if even is None or r.dtype != z.dtype:
-            got = f"{tuple(r.shape)} {r.dtype}" if isinstance(r, Tensor) else type(r).__name__
-            fix = "Return one number a row: z[:, q] has that shape"
-            expected = f"a residual of shape {(S, M)} in {z.dtype}"
-            raise InputError(message(where, expected, got, fix))
-        if even.requires_grad:
-            slope = torch.autograd.grad(even, z, allow_unused=True)[0]
-        if not even.requires_grad or slope is None:
-            fix = "Write it in torch operations on z"
-            raise InputError(message(where, "a residual that depends on z", "a constant", fix))
-        others = slope[:, :, 1::2]
-        if bool(((others != 0) & torch.isfinite(others)).any()):
-            fix = "Put what joins rows (means, differences) into terms, or into linear rows"
-            got = "one that reads other rows too"
-            raise InputError(message(where, "a residual of each row's own numbers", got, fix))
-
-    def closed(self, where: str, residual: Residual) -> None:
-        """Raise `InputError` if the residual closes over tensors to be differentiated in."""
-        params = self.detach().params
-        with torch.enable_grad():
-            r = residual(self.known().detach(), params)
-        if r.requires_grad:
-            got, fix = "one that closes over a tensor with gradient", "Pass it in Rows.params"
-            raise InputError(message(where, "a residual of z and params only", got, fix))
-
-    @property
-    def unknowns(self) -> int:
-        """N."""
-        return self.terms.shape[3]
-
-    def known(self) -> Tensor:
-        """z at w = 0, (S, Q, M)."""
-        return self.offset
-
-    def numbers(self, w: Tensor) -> Tensor:
-        """z at weights w (S, N)."""
-        S, Q, M, N = self.terms.shape
-        return self.offset + (self.terms.reshape(S, Q * M, N) @ w[..., None]).reshape(S, Q, M)
-
-    def excess(self, w: Tensor) -> Tensor:
-        """What the linear rows miss by, (S, L)."""
-        return (self.linear @ w[..., None])[..., 0] - self.target
-
-    def combine(self, c: Tensor) -> Tensor:
-        """J = Σ_q diag(c_q) T_q for c (S, Q, M)."""
-        T = self.terms
-        J = c[:, 0, :, None] * T[:, 0]
-        for q in range(1, T.shape[1]):
-            J = torch.addcmul(J, c[:, q, :, None], T[:, q])
-        return J
-
-    def gram(self, J: Tensor) -> Tensor:
-        """JᵀJ + CᵀC, in a layout of `band`."""
-        return J.mT @ J + self.linear.mT @ self.linear
-
-    def cross(self, k: int, m: int, v: Tensor) -> Tensor:
-        """T_kᵀ diag(v) T_m for v (S, M)."""
-        return self.terms[:, k].mT @ (v[..., None] * self.terms[:, m])
-
-    def pull(self, J: Tensor, r: Tensor, e: Tensor) -> Tensor:
-        """Jᵀ r + Cᵀ e, (S, N)."""
-        return (r[:, None] @ J + e[:, None] @ self.linear)[:, 0]
-
-    def pull_terms(self, c: Tensor, e: Tensor) -> Tensor:
-        """Σ_q T_qᵀ c_q + Cᵀ e for c (S, Q, M), without J."""
-        S, Q, M, N = self.terms.shape
-        flat = c.reshape(S, 1, Q * M) @ self.terms.reshape(S, Q * M, N)
-        return (flat + e[:, None] @ self.linear)[:, 0]
-
-    def select(self, index: Tensor) -> Rows:
-        """Some of the systems; params are shared unless their first axis counts systems."""
-        S = len(self.terms)
-        tensors, rebuild = flatten(self.params)
-        some = [t[index] if t.ndim and len(t) == S > 1 else t for t in tensors.values()]
-        T, a, C, d = (v[index] for v in (self.terms, self.offset, self.linear, self.target))
-        return dataclasses.replace(
-            self, terms=T, offset=a, linear=C, target=d, params=rebuild(some)
-        )
-
-    def detach(self) -> Rows:
-        """Without graph."""
-        return self.map(Tensor.detach)
-
-    def map(self, rule: Callable[[Tensor], Tensor]) -> Rows:
-        """The same rows with every tensor changed."""
-        tensors, rebuild = flatten(self.params)
-        T, a, C, d = (rule(v) for v in (self.terms, self.offset, self.linear, self.target))
-        params = rebuild([rule(t) for t in tensors.values()])
-        return dataclasses.replace(self, terms=T, offset=a, linear=C, target=d, params=params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +43,9 @@ class FitConfig:
     """First λ of Levenberg and Marquardt, in units of the diagonal of G."""
     sweeps: int = 0
     """Linear fits with frozen coefficients before the first step, for residuals with `frozen`."""
+    orthonormal: bool = False
+    """Fit in weights of functions orthonormal on the rows, see `orthonormal`: the same minimum, and what
+    single precision needs."""
 
     def __post_init__(self) -> None:
         if self.curvature not in ("full", "gauss_newton"):
@@ -275,7 +131,7 @@ def fit(residual: Residual, rows: Rows, start: Tensor, config: FitConfig) -> Fit
     refused = done.clone()
     cosine = torch.full_like(lam, math.inf)
     cost, g, A, G = _expansion(residual, rows, w, full)
-    noise = _noise(residual, rows, w)
+    noise, M = _noise(residual, rows, w), rows.known().shape[2]
     for _ in range(config.max_iterations + 1):
         D = band.diagonal(G)
         D = torch.maximum(D, eps * D.amax(1, keepdim=True)).detach()
@@ -285,7 +141,10 @@ def fit(residual: Residual, rows: Rows, start: Tensor, config: FitConfig) -> Fit
         step = _step(A, G, D, lam[here], g)
         # ½ gᵀA⁻¹g is what is left to gain; below round-off of the cost nothing can be seen of it.
         left = -(g * step).sum(1).detach()
-        quiet = (left <= 4 * eps * cost.detach()) & refused[here] | (cost.detach() <= noise[here])
+        now, off = cost.detach(), noise[here]
+        # Round-off of rows moves the cost by r·δr, a sum with random signs.
+        quiet = (left <= 4 * eps * now + off * (2 * now).sqrt() / M**0.5) & refused[here]
+        quiet = quiet | (now <= 50 * off.square())
         stop = (angle.amax(1) <= tol) | quiet
         done = done.index_put((here,), stop)
         if bool(done.all()) or int(count.max()) >= config.max_iterations:
@@ -323,12 +182,13 @@ def fit(residual: Residual, rows: Rows, start: Tensor, config: FitConfig) -> Fit
 
 
 def _noise(residual: Residual, rows: Rows, w: Tensor) -> Tensor:
-    """Cost that round-off alone makes, (S,)."""
+    """Norm of what round-off alone adds to the rows, (S,)."""
     with torch.no_grad():
         z = residuals(residual, rows, w)[0]
         slope = _expand(residual, z, rows.params, False)[1]
-        terms = (slope * z).abs().sum(1).square().sum(1) + rows.excess(0 * w).square().sum(1)
-        return 0.5 * (10 * torch.finfo(w.dtype).eps) ** 2 * terms
+        size = z.abs() + rows.known().abs()
+        terms = (slope * size).abs().sum(1).square().sum(1) + rows.excess(0 * w).square().sum(1)
+        return torch.finfo(w.dtype).eps * terms.sqrt()
 
 
 def _expand(

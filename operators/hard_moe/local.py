@@ -12,14 +12,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError, message
-from .least_squares import Residual, Rows
+from .orthonormal import by_blocks
+from .rows import Residual, Rows
 
 __all__ = ["Layout", "LocalRows"]
 
@@ -109,6 +110,8 @@ class LocalRows(Rows):
     """`Layout` of windows."""
     ridge: float = 0.0
     """Weight of the rows ridge · w = 0."""
+    ridges: Tensor | None = None
+    """Their blocks (S, K, N, N) in weights of another basis, see `turn`."""
 
     @property
     def unknowns(self) -> int:
@@ -133,7 +136,7 @@ class LocalRows(Rows):
         return z.transpose(1, 2).flatten(2)
 
     def excess(self, w: Tensor) -> Tensor:
-        return self.ridge * w
+        return self.ridge * w if self.ridges is None else by_blocks(self.ridges, w)
 
     def combine(self, c: Tensor) -> Tensor:
         c, T = self._cut(c), self.terms
@@ -143,12 +146,45 @@ class LocalRows(Rows):
         return J
 
     def gram(self, J: Tensor) -> Tensor:
-        A = self.layout.assemble(J.mT @ J)
-        eye = self.ridge**2 * torch.ones(len(A), self.unknowns, dtype=A.dtype, device=A.device)
+        A, K = self.layout.assemble(J.mT @ J), self.layout.boxes
+        more = (
+            self.ridge**2 * torch.eye(self.unknowns // K, dtype=A.dtype, device=A.device)
+            if self.ridges is None
+            else self.ridges.mT @ self.ridges
+        ).expand(len(A), K, -1, -1)
         if A.ndim == 3:
-            return A + torch.diag_embed(eye)
-        more = torch.diag_embed(eye.unflatten(1, (A.shape[1], -1)))
+            return A + torch.stack([torch.block_diag(*blocks) for blocks in more])
         return A + torch.stack([more, torch.zeros_like(more)], 2)
+
+    def triangles(self, J: Tensor) -> Tensor:
+        """R of the columns of each window and its ridge, (S, K, N, N)."""
+        C, n = self.layout.window.shape[1], self.unknowns // self.layout.boxes
+        parts = torch.linalg.qr(J.unflatten(3, (C, n)).transpose(2, 3), mode="r").R
+        eye = torch.eye(n, dtype=J.dtype, device=J.device).expand(len(J), n, n)
+        out = []
+        for k in range(self.layout.boxes):
+            at = (self.layout.window == k).nonzero().unbind(1)
+            stack = torch.cat([parts[:, at[0], at[1]].flatten(1, 2), self.ridge * eye], 1)
+            out.append(torch.linalg.qr(stack, mode="r").R)
+        return torch.stack(out, 1)
+
+    def turn(self, X: Tensor) -> LocalRows:
+        """The same rows of weights v, where w_k = X_k v_k in each window."""
+        C = self.layout.window.shape[1]
+        local = X[:, self.layout.window.to(X.device)]  # (S, P, C, N, N)
+        T = [t @ local[:, :, c, None] for c, t in enumerate(self.terms.chunk(C, 4))]
+        return dataclasses.replace(self, terms=torch.cat(T, 4), ridges=self.ridge * X)
+
+    def select(self, index: Tensor) -> LocalRows:
+        return self._with(super().select(index), lambda t: t[index])
+
+    def map(self, rule: Callable[[Tensor], Tensor]) -> LocalRows:
+        return self._with(super().map(rule), rule)
+
+    def _with(self, rows: Rows, rule: Callable[[Tensor], Tensor]) -> LocalRows:
+        assert isinstance(rows, LocalRows)
+        ridges = None if self.ridges is None else rule(self.ridges)
+        return dataclasses.replace(rows, ridges=ridges)
 
     def cross(self, k: int, m: int, v: Tensor) -> Tensor:
         v = v.unflatten(1, self.terms.shape[1:4:2])
@@ -157,13 +193,16 @@ class LocalRows(Rows):
 
     def pull(self, J: Tensor, r: Tensor, e: Tensor) -> Tensor:
         r = r.unflatten(1, self.terms.shape[1:4:2])
-        return self.layout.scatter((r[:, :, None] @ J)[:, :, 0]) + self.ridge * e
+        return self.layout.scatter((r[:, :, None] @ J)[:, :, 0]) + self._lift(e)
 
     def pull_terms(self, c: Tensor, e: Tensor) -> Tensor:
         S, P, Q, M, n = self.terms.shape
         c = self._cut(c).reshape(S, P, 1, Q * M)
         v = (c @ self.terms.reshape(S, P, Q * M, n))[:, :, 0]
-        return self.layout.scatter(v) + self.ridge * e
+        return self.layout.scatter(v) + self._lift(e)
+
+    def _lift(self, e: Tensor) -> Tensor:
+        return self.ridge * e if self.ridges is None else by_blocks(self.ridges.mT, e)
 
     def _cut(self, c: Tensor) -> Tensor:
         """(S, Q, P M) → (S, P, Q, M)."""

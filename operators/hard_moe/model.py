@@ -12,9 +12,10 @@ from ...sim.core.errors import InputError, message
 from ...sim.core.trees import flatten
 from .boxes import BoxRouter, sample_points, windows
 from .constraint import HardConstraint
-from .least_squares import FitConfig, Rows
+from .least_squares import FitConfig
 from .local import Layout, LocalRows
 from .problems import Problem
+from .rows import Rows
 from .shards import entering, share_out
 
 __all__ = ["MODES", "HardOperator"]
@@ -50,11 +51,12 @@ class HardOperator(nn.Module):
             without them u = u₀ is a perfect fit of boxes that touch none.
         local: False takes the dense matrices of windows even where rows are local: the same fit.
         throw: raise when a fit does not converge.
+        dtype: of basis, rows, fits and fields; float32 asks for `FitConfig(orthonormal=True)`.
 
     Raises:
-        InputError: unknown mode, boxes that do not divide frames and cells.
+        InputError: unknown mode or dtype, boxes that do not divide frames and cells.
 
-    Differentiable in u₀, the weights of the network and `params` of the problem. Fits are in float64.
+    Differentiable in u₀, the weights of the network and `params` of the problem.
     Source: Chalapathi et al. 2024 (PI-HC-MoE); windows: Babuška & Melenk 1997 (partition of unity).
     """
 
@@ -73,11 +75,15 @@ class HardOperator(nn.Module):
         walls: bool = True,
         local: bool = True,
         throw: bool = False,
+        dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
         where, cells = "HardOperator", (problem.frames, *problem.cells)
         if mode not in MODES:
             raise InputError(message(where, f"mode out of {MODES}", mode, "Choose one"))
+        if dtype not in (torch.float32, torch.float64):
+            raise InputError(message(where, "dtype float64 or float32", dtype, "Choose one"))
+        self.dtype = dtype
         self.router = BoxRouter(boxes or [1] * len(cells))
         counts = self.router.counts
         if len(counts) != len(cells) or any(n % k for n, k in zip(cells, counts, strict=True)):
@@ -110,7 +116,7 @@ class HardOperator(nn.Module):
         self.register_buffer("phi", torch.cat([phi[:, :1], phi], 1), persistent=False)
 
     def forward(self, u0: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """First frames (B, *cells) → fields (B, F + 1, *cells) in float64.
+        """First frames (B, *cells) → fields (B, F + 1, *cells) in `dtype`.
 
         Args:
             u0: first frames.
@@ -122,12 +128,12 @@ class HardOperator(nn.Module):
         """
         problem = self.problem
         problem.check(u0)
-        b = self.basis(u0)
-        g = problem.base(u0.double())
+        b, u0 = self.basis(u0), u0.to(self.dtype)
+        g = problem.base(u0)
         if self.mode == "soft":
             return g + b[:, 0]
         found, rebuild = flatten(problem.params())
-        b_in, g_in, u0_in, *unknown = entering(b, g, u0.double(), *found.values())
+        b_in, g_in, u0_in, *unknown = entering(b, g, u0, *found.values())
         rows = self._rows(b_in, g_in, u0_in, generator)
         rows.params = rebuild(unknown)
         w = share_out(self.constraint, rows)
@@ -142,21 +148,21 @@ class HardOperator(nn.Module):
         return problem.project(g + torch.cat(u, 1), g)
 
     def basis(self, u0: Tensor) -> Tensor:
-        """Basis functions (B, N, F + 1, *cells) float64; N of each colour, or of each window."""
+        """Basis functions (B, N, F + 1, *cells) in `dtype`; N of each colour, or of each window."""
         like = next(self.network.parameters(), u0)
         shape = (self.problem.frames + 1, *self.problem.cells)
         b = self.network(u0.to(like.dtype)[:, None, None].expand(-1, 1, shape[0], *shape[1:]))
         if b.ndim != len(shape) + 2 or b.shape[2:] != shape:
             expected = f"a network with output (B, N, {', '.join(map(str, shape))})"
             raise InputError(message("HardOperator", expected, b, "Keep the grid of its input"))
-        b = b.double()
+        b = b.to(self.dtype)
         if self.mode == "windows":
             b = (b[:, None] * self.phi.to(b)[:, None]).flatten(1, 2)
         return self.problem.shape(b)
 
     def loss(self, u0: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The problem's loss of what the operator gives, mean over samples."""
-        return self.problem.loss(self(u0, generator), u0.double()).mean()
+        return self.problem.loss(self(u0, generator), u0.to(self.dtype)).mean()
 
     def _rows(
         self, b: Tensor, g: Tensor, u0: Tensor, generator: torch.Generator | None = None

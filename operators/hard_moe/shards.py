@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...sim.core.errors import RheogradError
-from .least_squares import Rows
+from .rows import Rows
 
 __all__ = ["entering", "share_out"]
 

@@ -66,6 +66,7 @@ def save_hard(path: str | os.PathLike[str], model: HardOperator, half: bool = Fa
             "walls": len(model.walls) == len(free),
             "local": model.local,
             "throw": model.constraint.throw,
+            "dtype": str(model.dtype).removeprefix("torch."),
         },
         "fit": dataclasses.asdict(model.constraint.config),
     }
@@ -82,7 +83,7 @@ def load_hard(
 
     Args:
         name: path or name.
-        dtype: precision of the network; fits are in float64.
+        dtype: precision of the network; that of the fits is in the file.
         network: where the file could not keep it; filled with its weights.
         problem: in place of the file's, such as the same PDE on other cells or with another parameter;
             needed where the file could not keep it. If it has fewer rows than `points`, all are taken.
@@ -107,6 +108,7 @@ def load_hard(
         rows //= math.prod(options["boxes"])
     if options["points"] is not None and options["points"] > rows:
         options["points"] = None
+    options["dtype"] = getattr(torch, options.get("dtype", "float64"))
     model = HardOperator(network, problem, **options, config=FitConfig(**config["fit"]))
     model.network.to(dtype)
     load_checkpoint(path, model)
