@@ -32,7 +32,9 @@ from rheograd.operators.hard_moe import (
 )
 from rheograd.sim.grid.pdes import DiffusionSorption, Grid, sorption_sides
 
-MODELS = {
+EIGHT = {"mode": "windows", "boxes": (1, 8)}
+
+MODELS: dict[str, tuple[int, type, dict]] = {
     "step soft": (1, StepProblem, {"mode": "soft"}),
     "step one constraint": (12, StepProblem, {}),
     "step experts": (12, StepProblem, {"boxes": (1, 4)}),
@@ -49,12 +51,21 @@ MODELS = {
     "integral soft": (1, IntegralProblem, {"mode": "soft"}),
     "integral one constraint": (12, IntegralProblem, {}),
     "integral experts": (12, IntegralProblem, {"boxes": (1, 4)}),
-    "integral windows": (12, IntegralProblem, {"mode": "windows", "boxes": (1, 8)}),
+    "integral windows": (12, IntegralProblem, EIGHT),
+    "integral windows, orthonormal": (12, IntegralProblem, EIGHT | {"orthonormal": True}),
+    "integral windows, single": (12, IntegralProblem, EIGHT | {"dtype": torch.float32}),
+    "integral windows, orthonormal, single": (
+        12,
+        IntegralProblem,
+        EIGHT | {"orthonormal": True, "dtype": torch.float32},
+    ),
     "points soft": (1, PointProblem, {"mode": "soft"}),
     "points one constraint": (12, PointProblem, {}),
     "points experts": (12, PointProblem, {"boxes": (1, 4)}),
+    "points one constraint, projected": (12, PointProblem, {"start": "linear"}),
+    "points experts, projected": (12, PointProblem, {"boxes": (1, 4), "start": "linear"}),
 }
-"""Name → (basis functions, problem, options of the operator)."""
+"""Name → (basis functions, problem, options of the operator and of its fits)."""
 
 SIZES = {"64x26": (4, 8, 8), "256x101": (2, 4, 4), "1024x101": (1, 4, 2)}
 """Cells x frames → (batch, samples of the reference, its steps per frame)."""
@@ -93,7 +104,10 @@ def operator(
     """One of `MODELS`; `POINTS` are shared out among experts."""
     n, kind, options = MODELS[name]
     problem = kind(pde, frames)
-    config = FitConfig(15, 1e-4, sweeps=2) if issubclass(kind, StepProblem) else FitConfig(50, 1e-4)
+    own = {key: options[key] for key in ("start", "orthonormal") if key in options}
+    options = {key: value for key, value in options.items() if key not in own}
+    steps = {"max_iterations": 15, "sweeps": 2} if issubclass(kind, StepProblem) else {}
+    config = FitConfig(**{"max_iterations": 50, "tol": 1e-4} | steps | own)
     split = options["boxes"][1] if "experts" in name else 1
     points = min(POINTS, pde.grid.cells[0] * frames) // split
     net = net or network(n, 1 + 10 * seed)
@@ -214,32 +228,6 @@ def update_time(name: str, size: str, repeats: int = 3) -> dict:
         "forward": min(t[0] for t in times[1:]),
         "update": min(t[1] for t in times[1:]),
     }
-
-
-@torch.no_grad()
-def solution_time(size: str, count: int = 4) -> dict:
-    """CPU seconds per sample, one by one: solver, steps as long as frames; operators, fits included."""
-    cells, frames = shape(size)
-    pde = DiffusionSorption(Grid(cells, sides=sorption_sides()), 500.0 / frames)
-
-    def solve(u0: torch.Tensor) -> None:
-        state = pde.initial_state(u0[:, None])
-        params = pde.prepare(None, state)
-        for _ in range(frames):
-            state = pde.step(state, params=params)
-
-    calls: dict[str, Callable] = {"solver": solve}
-    for name in ("points soft", "step experts", "integral windows"):
-        calls[name] = operator(name, pde, frames)
-    row = {}
-    for name, call in calls.items():
-        times = []
-        for u0 in first_frames(count, cells, generator=generator(3)).split(1):
-            start = time.process_time()
-            call(u0)
-            times.append(time.process_time() - start)
-        row[name] = min(times)
-    return row
 
 
 def boxes_cost(K: int, size: str = "256x101", n: int = 8) -> dict:

@@ -7,7 +7,12 @@ One core, CPU time. Rows, in the order of the acceptance list of docs/hard-moe.m
     solver …       A3: 64 systems: cost against scipy's, iterations, gradient left, smallest curvature
     cost K=…       A4: milliseconds per iteration at equal points; memory that waits for backward
     fit in …       milliseconds of a fit at 256 × 101 against the number of boxes, windows also dense
-    time SIZE …    CPU seconds of one update at 64 × 26, 256 × 101 and 1024 × 101 (cells × frames)
+    time SIZE …    CPU seconds of one update, and of solutions one by one and in batches of 8, at
+                   64 × 26, 256 × 101 and 1024 × 101 (cells × frames)
+    orthonormal SIZE …  fits with the weights that ship, and before training, in float64 and float32, in
+                   the old weights and turned to orthonormal functions
+    start …        the paper's rows: fits from zero, and from first frame and walls
+    refinement …   more rows and iterations than in training, with the weights that ship
     sorption SIZE … A5 and A6: N = 12, trained without any solution for `--seconds` of CPU time; errors
                    on unseen samples by a reference of short steps with the same walls; coarse grids
                    first (`STAGES`), or with `--alone` the grid of SIZE from the start
@@ -31,6 +36,7 @@ from pathlib import Path
 import numpy as np
 import scipy.optimize
 import torch
+from hard_moe_fits import refinements, solution_time, starts, turned
 from hard_moe_training import (
     FLOWS,
     MODELS,
@@ -41,7 +47,6 @@ from hard_moe_training import (
     held_out,
     kept,
     network,
-    solution_time,
     table,
     train,
     train_flow,
@@ -251,6 +256,20 @@ def main() -> None:
     for size in sizes:
         if size in SIZES and wanted(f"time {size} of a solution"):
             results.add(measure=f"time {size} of a solution", **solution_time(size))
+        if size in SIZES and wanted(f"time {size} of a batch of 8"):
+            row = solution_time(size, 2, 8)
+            results.add(measure=f"time {size} of a batch of 8", **row)
+        for basis in ("trained", "untrained"):
+            if size in SIZES and wanted(f"orthonormal {size} {basis}, float32, turned, tol 0.0001"):
+                for row in turned(size, basis, given.data):
+                    results.add(**row)
+    for name in ("points one constraint", "points experts"):
+        if not given.quick and wanted(f"start {name}, untrained, from zero"):
+            for row in starts(name, given.data):
+                results.add(**row)
+    if not given.quick and wanted("refinement 256x101, 6400 rows, 2 sweeps, 15 iterations"):
+        for row in refinements(given.data):
+            results.add(**row)
     for size, name in itertools.product(sizes, given.models):
         measure = f"time {size} {name}"
         if size in SIZES and wanted(measure):

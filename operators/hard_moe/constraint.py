@@ -74,7 +74,7 @@ class HardConstraint(nn.Module):
 
         Args:
             rows: what to fit.
-            start: first guess (S, N), without gradient; default 0.
+            start: first guess (S, N), without gradient; default as `FitConfig.start` says.
 
         Raises:
             InputError: shapes that do not fit, fewer rows than unknowns, numbers that are not finite, a
@@ -95,7 +95,8 @@ class HardConstraint(nn.Module):
             raise InputError(message(where, "a residual with frozen() for sweeps", "none", fix))
         S, N = len(rows.terms), rows.unknowns
         if start is None:
-            start = rows.terms.new_zeros(S, N)
+            linear = self.config.start == "linear"
+            start = rows.projected() if linear else rows.terms.new_zeros(S, N)
         if start.shape != (S, N):
             raise InputError(message(where, f"a start of shape {(S, N)}", start, "Match it"))
         with torch.no_grad():

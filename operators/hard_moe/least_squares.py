@@ -43,6 +43,9 @@ class FitConfig:
     """First λ of Levenberg and Marquardt, in units of the diagonal of G."""
     sweeps: int = 0
     """Linear fits with frozen coefficients before the first step, for residuals with `frozen`."""
+    start: str = "zero"
+    """First weights where none are given: "linear" fits the linear rows alone, such as those of the first
+    frame and the walls."""
     orthonormal: bool = False
     """Fit in weights of functions orthonormal on the rows, see `orthonormal`: the same minimum, and what
     single precision needs."""
@@ -51,6 +54,8 @@ class FitConfig:
         if self.curvature not in ("full", "gauss_newton"):
             expected = "curvature full or gauss_newton"
             raise InputError(message("FitConfig", expected, self.curvature, "Choose one"))
+        if self.start not in ("zero", "linear"):
+            raise InputError(message("FitConfig", "start zero or linear", self.start, "Choose one"))
         if self.max_iterations < 1 or self.sweeps < 0 or not self.damping >= 0:
             got = f"{self.max_iterations}, {self.sweeps}, {self.damping}"
             expected = "max_iterations >= 1, sweeps >= 0, damping >= 0"

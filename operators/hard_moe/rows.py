@@ -140,6 +140,13 @@ class Rows:
         flat = c.reshape(S, 1, Q * M) @ self.terms.reshape(S, Q * M, N)
         return (flat + e[:, None] @ self.linear)[:, 0]
 
+    def projected(self) -> Tensor:
+        """Weights that fit the linear rows alone, (S, N), without graph."""
+        C, d = self.linear.detach(), self.target.detach()[..., None]
+        if not bool((d != 0).any()):
+            return self.terms.new_zeros(len(C), self.unknowns)
+        return torch.linalg.lstsq(C, d).solution[..., 0]
+
     def triangles(self, J: Tensor) -> Tensor:
         """R of [J; C] = Q R, (S, 1, N, N)."""
         return torch.linalg.qr(torch.cat([J, self.linear], 1), mode="r").R[:, None]
