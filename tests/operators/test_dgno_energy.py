@@ -15,9 +15,11 @@ from rheograd.operators.dgno import (
     darcy_fluxes,
     darcy_inputs,
     darcy_solutions,
+    relative_error,
 )
 from rheograd.operators.dgno.csrbf import Particles
 from rheograd.operators.dgno.priors import CubePrior
+from rheograd.operators.train import TrainerConfig
 from rheograd.sim.core.errors import InputError
 from rheograd.sim.core.gradients import taylor_test
 
@@ -227,3 +229,33 @@ def test_points_stand_for_their_area():
 def test_forms_of_stokes_are_named():
     with pytest.raises(InputError, match="form out of"):
         StokesCylinder(form="weak")
+
+
+def test_training_on_energies_lowers_error_and_bound(generator):
+    """Two phases without a solution; before, u is several times too large or small."""
+    a = darcy_inputs(64, 16, PHASES, 0.3, generator=generator)
+    unseen = darcy_inputs(8, 16, PHASES, 0.3, generator=generator)
+    u = darcy_solutions(unseen)
+    problem = Darcy2D((16, 16), "energy", PHASES, count=64)
+    torch.manual_seed(0)
+    model = DGNO(
+        problem, DGNOConfig(16, 24, 4, channels=8, weight_virtual=20.0), generator=generator
+    )
+    model.fit_scales(a)
+
+    @torch.no_grad()
+    def measured():
+        bound = problem.energy_bound(model.decode(model.encode(unseen)), unseen)
+        return float(relative_error(model(unseen), u).mean()), float(bound.mean())
+
+    before = measured()
+    optimizer = TrainerConfig(updates=1, optimizer="soap", lr=6e-3).make_optimizer(model)
+    for update in range(80):
+        optimizer.param_groups[0]["lr"] = 6e-3 * (1 - update / 80)
+        optimizer.zero_grad()
+        index = torch.randint(len(a), (16,), generator=generator)
+        model.loss({"a": a[index]}, generator)["loss"].backward()
+        optimizer.step()
+    error, bound = measured()
+    assert before[0] > 0.5 and error < 0.15
+    assert 0.05 < bound < 0.4 < before[1]
