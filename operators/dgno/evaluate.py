@@ -114,6 +114,8 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> Tensor:
     """
     if not 0 < level < 1:
         raise InputError(message("coverage", "a level in (0, 1)", level, "Give 0.9, not 90"))
+    if samples.ndim < 1 or len(samples) == 0:
+        raise InputError(message("coverage", "samples (draws, ...)", samples, "Draw some"))
     shape = samples.shape[1:]
     if truth.shape != shape:
         if truth.numel() != shape.numel() or truth.shape[:1] != shape[:1]:

@@ -14,7 +14,7 @@ from ...sim.core.errors import InputError, message
 from .encoders import Encoder
 from .jets import jet_product
 from .multionet import MultiONet
-from .problem import Decode, Problem, check_batch, check_codes, check_points
+from .problem import Decode, Problem, check_batch, check_codes, check_like, check_pair, check_points
 from .scattered import PointEncoder, Scattered
 
 __all__ = ["DGNO", "DGNOConfig"]
@@ -71,7 +71,6 @@ class DGNOConfig:
     "rms", the root of the mean square, as in most of DGenNO's released examples."""
     label_spread: str = "one"
     """With `bayes`: "one" learned spread of labels, or one for each of the "nodes" that are labelled."""
-
     hard_share: float = 0.0
     """Share of the residuals of a batch, the largest ones, whose mean square counts once more."""
 
@@ -184,8 +183,9 @@ class DGNO(nn.Module):
             a: fields; with the encoder "points" of any number of cells, or `Scattered` values.
 
         Raises:
-            InputError: fields of another shape, points for an encoder of fields.
+            InputError: fields of another shape or precision, points for an encoder of fields.
         """
+        check_like("DGNO.encode", "inputs", a, self.log_sigma)
         return self.encoder(self._scaled(a))
 
     def _scaled(self, a: Tensor | Scattered) -> Any:
@@ -219,7 +219,7 @@ class DGNO(nn.Module):
         Returns:
             (B, dβ) ↦ jets (S, B, C, n) by name, walls built in.
         """
-        check_points("DGNO", x, self.problem.dim)
+        check_points("DGNO", x, self.problem.dim, self.log_sigma)
         kept = {}
         for name in names or self.problem.fields:
             wall = self.problem.mollifier(name, x, order)
@@ -227,6 +227,7 @@ class DGNO(nn.Module):
             kept[name] = (self.decoders[name].features(x, order), wall, lift)
 
         def fields(beta: Tensor) -> dict[str, Tensor]:
+            check_pair(beta, x, self.config.latent, self.log_sigma)
             out = {}
             for name, (features, wall, lift) in kept.items():
                 net = self.decoders[name]

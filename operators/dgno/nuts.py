@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...sim.core.errors import InputError, message
-from .sampling import Samples, Slope, StepSize, normals, split_rhat, uniforms
+from .sampling import Samples, Slope, StepSize, check_root, normals, split_rhat, uniforms
 
 __all__ = ["nuts"]
 
@@ -78,10 +78,12 @@ def nuts(
 
     Source: Hoffman & Gelman 2014; Betancourt 2017 (weights, the criterion by Σ p).
     """
-    if start.ndim != 2 or draws < 4 or warmup < 0 or depth < 1 or step <= 0:
-        expected = "start (C, d), draws >= 4, warmup >= 0, depth >= 1, step > 0"
+    shaped = start.ndim == 2 and len(start) > 0
+    if not shaped or draws < 4 or warmup < 0 or depth < 1 or step <= 0:
+        expected = "start (C >= 1, d), draws >= 4, warmup >= 0, depth >= 1, step > 0"
         got = f"{tuple(start.shape)}, {draws}, {warmup}, {depth}, {step}"
         raise InputError(message("nuts", expected, got, "Correct them"))
+    check_root("nuts", root, start)
     eye = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
     R = eye if root is None else root
     chains, rates, sizes = [], [], []

@@ -65,6 +65,11 @@ class CubePrior(Prior):
         log_det = 0.5 * z.square() + 0.5 * math.log(2 * math.pi) - math.log(2)
         return z, log_det.sum(-1)
 
+    def log_prob(self, beta: Tensor) -> Tensor:
+        """log p(β), (B,): −dβ log 2 in the cube, edges included, and −∞ outside."""
+        inside = (beta.abs() <= 1).all(-1)
+        return beta.new_full((), -self.latent * math.log(2)).where(inside, -math.inf)
+
 
 class NormalPrior(Prior):
     """N(m, L Lᵀ); N(0, I) until `fit` takes mean and covariance from codes."""

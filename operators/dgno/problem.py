@@ -14,7 +14,10 @@ from ...sim.core.errors import InputError, message
 from ...sim.grid.pdes import Grid
 from .scattered import Scattered, resized
 
-__all__ = ["Decode", "FieldSpec", "Problem", "check_batch", "check_codes", "check_points"]
+__all__ = [
+    "Decode", "FieldSpec", "Problem", "check_batch", "check_codes", "check_like", "check_pair",
+    "check_points",
+]  # fmt: skip
 
 Decode = Callable[[Tensor, int, tuple[str, ...]], Mapping[str, Tensor]]
 """(points, order, names of fields) ↦ jets (S, B, C, n) of those fields, for a batch of codes."""
@@ -142,11 +145,31 @@ class Problem:
         return decode(x, 0, (name,))[name][0]
 
 
-def check_points(where: str, x: Tensor, dim: int) -> None:
-    """Raise `InputError` unless x is (n, D) or (B, n, D)."""
+def check_points(where: str, x: Tensor, dim: int, like: Tensor) -> None:
+    """Raise `InputError` unless x is (n, D) or (B, n, D), in the precision of the weights."""
+    check_like(where, "points", x, like)
     if x.ndim not in (2, 3) or x.shape[-1] != dim:
         fix = "Give one row of coordinates per point"
         raise InputError(message(where, f"points (n, {dim}) or (B, n, {dim})", x, fix))
+
+
+def check_like(where: str, what: str, value: Tensor | Scattered, like: Tensor) -> None:
+    """Raise `InputError` unless numbers have the precision and the device of the weights."""
+    for v in (value.value, value.x) if isinstance(value, Scattered) else (value,):
+        if v.dtype != like.dtype or v.device != like.device:
+            expected = f"{what} of {like.dtype} on {like.device}, as the weights"
+            got, fix = f"{v.dtype} on {v.device}", "Move them and labels by .to(…), or the model"
+            raise InputError(message(where, expected, got, fix))
+
+
+def check_pair(beta: Tensor, x: Tensor, latent: int, like: Tensor) -> None:
+    """Raise `InputError` unless codes are (B, dβ), and B those of the points, if these are (B, n, D)."""
+    check_like("DGNO", "codes", beta, like)
+    if beta.ndim != 2 or beta.shape[1] != latent:
+        raise InputError(message("DGNO", f"codes (B, {latent})", beta, "Encode the input first"))
+    if x.ndim == 3 and len(x) != len(beta):
+        expected = f"points of {len(beta)} samples"
+        raise InputError(message("DGNO", expected, x, "Give (n, D), or as many as samples"))
 
 
 def check_batch(where: str, batch: Mapping[str, Tensor], observables: tuple[str, ...]) -> None:
@@ -158,6 +181,8 @@ def check_batch(where: str, batch: Mapping[str, Tensor], observables: tuple[str,
         got = f"{strange[0]!r}" if strange else "no inputs"
         raise InputError(message(where, f'"a", and parts out of {known[1:]}', got, "Rename it"))
     B = len(batch["a"])
+    if B == 0:
+        raise InputError(message(where, "a sample or more", "a batch of none", "Leave it out"))
     for name in shares:
         if name in batch and tuple(batch[name].shape) != (B,):
             fix = "Give a number for each sample"

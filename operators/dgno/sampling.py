@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 
-__all__ = ["Samples", "StepSize", "hamiltonian", "normals", "split_rhat", "uniforms"]
+__all__ = ["Samples", "StepSize", "check_root", "hamiltonian", "normals", "split_rhat", "uniforms"]
 
 Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -102,13 +102,12 @@ def hamiltonian(
     Source: Neal 2011; Hoffman & Gelman 2014 (dual averaging); Gelman et al. 2013 (split R̂).
     """
     where = "hamiltonian"
-    if start.ndim != 2 or draws < 4 or warmup < 0 or not 0 < target < 1 or step <= 0:
-        expected = "start (C, d), draws >= 4, warmup >= 0, step > 0, target in (0, 1)"
+    shaped = start.ndim == 2 and len(start) > 0
+    if not shaped or draws < 4 or warmup < 0 or not 0 < target < 1 or step <= 0:
+        expected = "start (C >= 1, d), draws >= 4, warmup >= 0, step > 0, target in (0, 1)"
         got = f"{tuple(start.shape)}, {draws}, {warmup}, {step}, {target}"
         raise InputError(message(where, expected, got, "Correct them"))
-    if root is not None and root.shape != (start.shape[1],) * 2:
-        expected, fix = f"a root {(start.shape[1],) * 2}", "Take Posterior.laplace(z)"
-        raise InputError(message(where, expected, root, fix))
+    check_root(where, root, start)
     z = start.detach().clone()
     R = torch.eye(z.shape[1], dtype=z.dtype, device=z.device) if root is None else root
     energy, g = slope(z)
@@ -142,6 +141,13 @@ def hamiltonian(
             accepted.append(rate)
     found = torch.stack(kept)
     return Samples(found, sum(accepted) / len(accepted), size.value, split_rhat(found))
+
+
+def check_root(where: str, root: Tensor | None, start: Tensor) -> None:
+    """Raise `InputError` for a root that does not fit the chains."""
+    if root is not None and root.shape != (start.shape[1],) * 2:
+        expected, fix = f"a root {(start.shape[1],) * 2}", "Take Posterior.laplace(z)"
+        raise InputError(message(where, expected, root, fix))
 
 
 def normals(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -13,10 +13,12 @@ from rheograd.operators.dgno import (
     Burgers1D,
     Darcy2D,
     DGNOConfig,
+    Discrepancy,
     NormalPrior,
     Observation,
     Posterior,
     RealNVP,
+    Scattered,
     burgers_solutions,
     coverage,
     darcy_inputs,
@@ -24,6 +26,7 @@ from rheograd.operators.dgno import (
     fit_prior,
     generate,
     hamiltonian,
+    nuts,
     pixel_accuracy,
     predict,
     relative_error,
@@ -55,6 +58,9 @@ def test_batches_that_are_refused(known):
         '"virtual" of shape': {"a": a, "virtual": one[:3]},
         'labels "s"': {"a": a, "s": torch.ones(8, 64, 2)},  # components last
         "of floating point": {"a": a, "u": u.long()},
+        "a batch of none": {"a": a[:0]},
+        "encode: expected inputs of torch.float32": {"a": a.double()},
+        "points of torch.float32": {"a": a, "u": u.double()},
         'labels "u"': {"a": a, "u": u[..., :9]},
     }
     for words, batch in refused.items():
@@ -63,7 +69,7 @@ def test_batches_that_are_refused(known):
 
 
 def test_inputs_and_points_that_are_refused(known):
-    model, a, _ = known
+    model, a, u = known
     bad = a.clone()
     bad[0, 0, 0, 0] = NAN
     for wrong in (bad, -a):
@@ -81,6 +87,21 @@ def test_inputs_and_points_that_are_refused(known):
     for x in (torch.rand(5, 3), torch.rand(2)):
         with pytest.raises(InputError, match=r"points \(n, 2\)"):
             model(a, x)
+    x = model.problem.points(a)
+    points = DGNO(model.problem, dataclasses.replace(model.config, encoder="points"))
+    double = Scattered(x, a.flatten(1)).to(torch.float64)
+    for words, call in {
+        "inputs of torch.float32 on cpu": lambda: model(a.double()),
+        "inputs of torch.float32": lambda: points(double),
+        "got torch.float64": lambda: points(dataclasses.replace(double, value=a.flatten(1))),
+        "points of torch.float32": lambda: model(a, x.double()),
+        "codes of torch.float32": lambda: model.misfit(torch.zeros(8, 4).double(), a),
+        r"codes \(B, 4\)": lambda: model.misfit(torch.zeros(8, 5), a),
+        "points of 8 samples": lambda: model(a, x.expand(3, -1, -1)),
+        "a discrepancy of": lambda: predict(model, a, delta=Discrepancy(x, u), of="s"),
+    }.items():
+        with pytest.raises(InputError, match=words):
+            call()
     for wrong in (a[:, 0], a[..., :4]):
         with pytest.raises(InputError, match=r"permeabilities \(S, 1, n, n\)"):
             darcy_solutions(wrong)
@@ -112,6 +133,8 @@ def test_measures_compare_like_with_like(known):
     assert coverage(drawn, u[:, 0]) == level == coverage(drawn, u.reshape(8, 1, 8, 8))
     with pytest.raises(InputError, match="truths"):
         coverage(drawn, u[:1, 0])
+    with pytest.raises(InputError, match="Draw some"):
+        coverage(drawn[:0], u)
     with pytest.raises(InputError, match="Give 0.9, not 90"):
         coverage(drawn, u, 90)
     assert torch.equal(pixel_accuracy(a.flatten(1), a, 7.0), torch.ones(8, dtype=torch.float64))
@@ -141,8 +164,11 @@ def test_posteriors_that_are_refused(known):
     for start in (torch.zeros(4), torch.zeros(1, 5)):
         with pytest.raises(InputError, match=r"starts \(B, 4\)"):
             posterior.maximize(start)
-    with pytest.raises(InputError, match=r"a root \(4, 4\)"):
-        hamiltonian(posterior.slope, torch.zeros(1, 4), draws=4, warmup=1, root=torch.eye(3))
+    for sampler in (hamiltonian, nuts):
+        with pytest.raises(InputError, match=r"a root \(4, 4\)"):
+            sampler(posterior.slope, torch.zeros(1, 4), draws=4, warmup=1, root=torch.eye(3))
+        with pytest.raises(InputError, match="C >= 1"):
+            sampler(posterior.slope, torch.zeros(0, 4))
     wrong = [(torch.zeros(1, 4), "S >= 2"), (torch.zeros(9, 5), ", 4")]
     for codes, words in [*wrong, (torch.full((9, 4), NAN), "finite")]:
         with pytest.raises(InputError, match=words):

@@ -320,6 +320,18 @@ def test_priors_are_maps_with_densities(kind, generator):
     assert torch.allclose(prior.log_prob(beta), normal + log_det, atol=1e-5)
 
 
+def test_the_cube_ends_at_its_edges(generator):
+    """−dβ log 2 inside, edges included, −∞ outside; the slope of what goes through it is finite."""
+    prior = CubePrior(3)
+    beta = torch.tensor([[0.3, -0.9, 0.0], [1.0, -1.0, 0.5], [1.01, 0.0, 0.0], [0.0, 0.0, -9.0]])
+    beta.requires_grad_()
+    inside = -3 * math.log(2)
+    expected = torch.tensor([inside, inside, -math.inf, -math.inf])
+    assert torch.equal(prior.log_prob(beta), expected)
+    z = torch.randn(50, 3, generator=generator)
+    assert torch.equal(prior.log_prob(prior.code(3 * z)), torch.full((50,), inside))
+
+
 def test_a_flow_learns_a_density(generator):
     """A ring, which no normal distribution is."""
     angle = 2 * math.pi * torch.rand(800, generator=generator)
