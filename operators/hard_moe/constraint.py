@@ -26,6 +26,7 @@ from . import band
 from .least_squares import Fit, FitConfig, fit, gradient, hessian
 from .orthonormal import by_blocks, orthonormal
 from .rows import Rows
+from .transforms import transformed, with_steps
 
 __all__ = ["GRADIENTS", "HardConstraint"]
 
@@ -52,7 +53,8 @@ class HardConstraint(nn.Module):
     Raises:
         InputError: unknown `grad`.
 
-    Differentiable in all of the rows, once by "unroll", any number of times by "full".
+    Differentiable in all of the rows, once by "unroll", any number of times by "full", also under
+    `torch.func` (grad, vjp, jvp, jacrev, jacfwd, hessian, vmap).
     """
 
     def __init__(
@@ -87,9 +89,27 @@ class HardConstraint(nn.Module):
         if torch.is_inference_mode_enabled():  # slopes of the residual need autograd
             with torch.inference_mode(False), torch.no_grad():
                 return self(rows.map(Tensor.clone), None if start is None else start.clone())
-        rows.check(where, self.residual)
-        if torch.is_grad_enabled() and self.grad in ("full", "gauss_newton"):
+        if orders := transformed():
+            if self.grad == "unroll":
+                fix = 'Take "full"'
+                raise InputError(message(where, "grad full under torch.func", self.grad, fix))
+            steps = {"full": orders, "gauss_newton": 1, "none": 0}[self.grad]
+            return with_steps(self._found, self.residual, rows, start, steps)
+        start = self._checked(where, rows, start)
+        if self.grad in ("full", "gauss_newton") and torch.is_grad_enabled():
             rows.closed(where, self.residual)
+        if not self.config.orthonormal:
+            return self._solve(where, rows, start)
+        # A constant: the minimum does not depend on the variables that it is found in.
+        X, first = self._turned(rows, start)
+        w = by_blocks(X, self._solve(where, rows.turn(X), first))
+        assert self.last is not None
+        self.last = dataclasses.replace(self.last, w=w.detach())
+        return w
+
+    def _checked(self, where: str, rows: Rows, start: Tensor | None) -> Tensor:
+        """The start, where everything is as it should be."""
+        rows.check(where, self.residual)
         if self.config.sweeps and not hasattr(self.residual, "frozen"):
             fix = "Take sweeps=0, or an object with residual and frozen(z, params)"
             raise InputError(message(where, "a residual with frozen() for sweeps", "none", fix))
@@ -97,34 +117,48 @@ class HardConstraint(nn.Module):
         if start is None:
             linear = self.config.start == "linear"
             start = rows.projected() if linear else rows.terms.new_zeros(S, N)
-        if start.shape != (S, N):
-            raise InputError(message(where, f"a start of shape {(S, N)}", start, "Match it"))
+        if start.shape != (S, N) or start.device != rows.terms.device:
+            expected = f"a start of shape {(S, N)} on {rows.terms.device}"
+            raise InputError(message(where, expected, start, "Match it"))
+        start = start.detach().to(rows.terms)
         with torch.no_grad():
-            first = self.residual(rows.numbers(start.to(rows.terms)), rows.params)
+            first = self.residual(rows.numbers(start), rows.params)
         bad = int((~torch.isfinite(first)).sum())
         if bad:
             got = f"{bad} of {first.numel()} values that are not"
             fix = "Give a start at which it is defined, or leave those rows out"
             raise InputError(message(where, "a finite residual at the start", got, fix))
+        return start
+
+    def _turned(self, rows: Rows, start: Tensor) -> tuple[Tensor, Tensor]:
+        """X of `orthonormal` and the start v in the new weights."""
+        X = orthonormal(self.residual, rows.detach(), start)
+        right = start.unflatten(1, X.shape[1:3])[..., None]
+        return X, torch.linalg.solve_triangular(X, right, upper=True).flatten(1)
+
+    def _found(self, rows: Rows, start: Tensor | None) -> tuple[Tensor, ...]:
+        """What `with_steps` asks for."""
+        where = "HardConstraint"
+        start = self._checked(where, rows, start)
+        X = start.new_zeros(len(start), 0, 0, 0)
         if self.config.orthonormal:
-            # A constant: the minimum does not depend on the variables that it is found in.
-            start = start.detach().to(rows.terms)
-            X = orthonormal(self.residual, rows.detach(), start)
-            right = start.unflatten(1, X.shape[1:3])[..., None]
-            first = torch.linalg.solve_triangular(X, right, upper=True).flatten(1)
-            w = by_blocks(X, self._solve(where, rows.turn(X), first))
-            self.last = dataclasses.replace(self.last, w=w.detach())
-            return w
-        return self._solve(where, rows, start)
+            X, start = self._turned(rows, start)
+            rows = rows.turn(X)
+        result = fit(self.residual, rows, start, self.config)
+        self._keep(where, result)
+        normal = _Normal(self.residual, rows, result.w, self.grad == "full", self.throw)
+        normal.ready()
+        assert normal.lower is not None
+        return result.w, normal.lower, normal.s, X
 
     def _solve(self, where: str, rows: Rows, start: Tensor) -> Tensor:
         if self.grad == "unroll":
-            result = fit(self.residual, rows, start.detach().to(rows.terms), self.config)
+            result = fit(self.residual, rows, start, self.config)
             self._keep(where, result)
             return result.w
         frozen = rows.detach()
         with torch.no_grad():
-            result = fit(self.residual, frozen, start.detach().to(frozen.terms), self.config)
+            result = fit(self.residual, frozen, start, self.config)
         self._keep(where, result)
         w = result.w
         if self.grad == "none" or not torch.is_grad_enabled():
@@ -164,26 +198,31 @@ class _Normal(Factor):
 
     def _solve(self, b, x0, transpose, tol):
         if self.lower is None:
-            self._factorize(True)
-            bad = self.info != 0
-            if bool(bad.any()) and not self.throw:
-                # Not a minimum yet, as `throw=False` allows: its gradient is approximate anyway.
-                log.warning(
-                    "%s: %d of %d systems by JᵀJ, H is indefinite", self.name, bad.sum(), len(b)
-                )
-                exact = self.A
-                self._factorize(False)
-                self._factorize(
-                    True, torch.where(bad.reshape(-1, *[1] * (exact.ndim - 1)), self.A, exact)
-                )
-            if bool((self.info != 0).any()):
-                first = int((self.info != 0).nonzero()[0])
-                got = f"{int((self.info != 0).sum())} of {len(b)} that are not, the first system {first}"
-                fix = "Add a ridge, sample more points, or use fewer basis functions"
-                raise InputError(message(self.name, "H positive definite", got, fix))
+            self.ready()
         x = self._once(b)
         x = x + self._once(b - self._product(x))
         return x, torch.zeros(len(b), dtype=torch.long, device=b.device)
+
+    def ready(self) -> None:
+        """Factorize, or raise `InputError`."""
+        self._factorize(True)
+        bad = self.info != 0
+        if bool(bad.any()) and not self.throw:
+            # Not a minimum yet, as `throw=False` allows: its gradient is approximate anyway.
+            log.warning(
+                "%s: %d of %d systems by JᵀJ, H is indefinite", self.name, bad.sum(), len(bad)
+            )
+            exact = self.A
+            self._factorize(False)
+            self._factorize(
+                True, torch.where(bad.reshape(-1, *[1] * (exact.ndim - 1)), self.A, exact)
+            )
+        count = int((self.info != 0).sum())
+        if count:
+            first = int((self.info != 0).nonzero()[0])
+            got = f"{count} of {len(bad)} that are not, the first system {first}"
+            fix = "Add a ridge, sample more points, or use fewer basis functions"
+            raise InputError(message(self.name, "H positive definite", got, fix))
 
     def _factorize(self, exact: bool, A: Tensor | None = None) -> None:
         self.A = self.make(exact) if A is None else A

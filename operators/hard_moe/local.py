@@ -123,6 +123,7 @@ class LocalRows(Rows):
             fix = "Sample more points, add a ridge, or use fewer basis functions"
             expected = f"at least {self.unknowns} rows for {self.unknowns} unknowns"
             raise InputError(message(where, expected, P * M, fix))
+        self.together(where)
         self.finite(where)
         self.probe(where, residual, S, P * M)
 

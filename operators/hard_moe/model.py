@@ -128,6 +128,10 @@ class HardOperator(nn.Module):
         """
         problem = self.problem
         problem.check(u0)
+        place = next((t.device for t in [*self.parameters(), *self.buffers()]), u0.device)
+        if u0.device != place:
+            expected = f"first frames on {place}, as the network"
+            raise InputError(message("HardOperator", expected, u0, "Move one of them"))
         b, u0 = self.basis(u0), u0.to(self.dtype)
         g = problem.base(u0)
         if self.mode == "soft":

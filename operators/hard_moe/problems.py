@@ -38,10 +38,17 @@ class Problem:
 
     def check(self, u0: Tensor) -> None:
         """Raise `InputError` unless u0 is (B, *cells) and finite."""
-        if tuple(u0.shape[1:]) != self.cells or not bool(torch.isfinite(u0).all()):
-            cells = ", ".join(map(str, self.cells))
-            expected = f"finite first frames (B, {cells})"
-            raise InputError(message(type(self).__name__, expected, u0, "Correct the shape"))
+        where, cells = type(self).__name__, ", ".join(map(str, self.cells))
+        expected = f"finite first frames (B >= 1, {cells})"
+        if u0.ndim < 1 or not len(u0) or tuple(u0.shape[1:]) != self.cells:
+            raise InputError(message(where, expected, u0, "Correct the shape"))
+        try:
+            finite = bool(torch.isfinite(u0).all())
+        except RuntimeError as error:  # of vmap, whose values are not to be seen; meta tensors
+            fix = "Give samples as a batch: they do not read one another"
+            raise InputError(message(where, expected, "values that cannot be read", fix)) from error
+        if not finite:
+            raise InputError(message(where, expected, "values that are not", "Repair the input"))
 
     def base(self, u0: Tensor) -> Tensor:
         """The known part g of the field, (B, F + 1, *cells)."""

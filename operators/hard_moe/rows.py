@@ -40,22 +40,32 @@ class Rows:
         if not S * Q * M * N:
             fix = "Stack the linear functionals of each basis function"
             raise InputError(message(where, "terms (S, Q, M, N), none of them 0", T, fix))
+        if T.dtype not in (torch.float32, torch.float64):
+            fix = "Convert the rows"
+            raise InputError(message(where, "terms in float64 or float32", str(T.dtype), fix))
         L = self.linear.shape[1] if self.linear.ndim == 3 else -1
         for name, value, shape in (
             ("offset", a, (S, Q, M)), ("linear", self.linear, (S, L, N)),
             ("target", self.target, (S, L)),
         ):  # fmt: skip
-            if tuple(value.shape) != shape or value.dtype != T.dtype:
-                expected = (
-                    f"{name} of shape {shape} in {T.dtype}, as terms {tuple(T.shape)} ask for"
-                )
+            if tuple(value.shape) != shape or (value.dtype, value.device) != (T.dtype, T.device):
+                kind = f"{T.dtype} on {T.device}"
+                expected = f"{name} of shape {shape} in {kind}, as terms {tuple(T.shape)} ask for"
                 raise InputError(message(where, expected, value, "Match it"))
         if M + L < N:
             got = f"{M} + {L}"
             fix = "Sample more points, add a ridge, or use fewer basis functions"
             raise InputError(message(where, f"at least {N} rows for {N} unknowns", got, fix))
+        self.together(where)
         self.finite(where)
         self.probe(where, residual, S, M)
+
+    def together(self, where: str) -> None:
+        """Raise `InputError` for parameters elsewhere."""
+        for name, value in flatten(self.params)[0].items():
+            if value.ndim and value.device != self.terms.device:
+                expected = f"params{name and '.' + name} on {self.terms.device}, as terms"
+                raise InputError(message(where, expected, value, "Move one of them"))
 
     def finite(self, where: str) -> None:
         """Raise `InputError` for values that are not finite."""
