@@ -26,31 +26,25 @@ from pathlib import Path
 import torch
 from dgno_cases import (
     CASES,
-    PHASES,
     Data,
     data,
     generator,
     inputs,
     make,
-    prior_of,
     reference,
-    sensed,
     train,
 )
-from dgno_exact import calibration_error, exact
+from dgno_exact import exact
+from dgno_inverse import inverse
 from results import Results, parser
 from rheograd.operators.dgno import (
     DGNO,
     MultiONet,
-    Observation,
-    Posterior,
     TestFunctions,
     coverage,
-    hamiltonian,
     pixel_accuracy,
     predict,
     relative_error,
-    residual_rms,
     wendland,
 )
 from rheograd.sim.grid.pdes import Darcy, Grid
@@ -243,87 +237,6 @@ def layers(seconds: float, given) -> list[dict]:
     return rows
 
 
-def inverse(
-    name: str,
-    measure: str,
-    count: int,
-    decibels: float,
-    kind: str,
-    seconds: float,
-    given,
-    residuals: bool = False,
-) -> dict:
-    """A6 on the first unseen fields."""
-    model, known, _ = trained(name, seconds, given)
-    model.requires_grad_(False)
-    problem, g = model.problem, generator(count)
-    fields, draws, warmup = (1, 8, 4) if given.quick else (given.fields, given.draws, given.draws)
-    prior = prior_of(model, known, kind)
-    with torch.no_grad():
-        held = model(known.calibration).flatten(1) - known.u_calibration
-        delta = float(held.square().mean().sqrt())
-        x = problem.points(known.unseen)
-        back = problem.inputs(model.decode(model.encode(known.calibration)), x)
-        in_logs = (back.log() - known.calibration.flatten(1).log()).square().mean().sqrt()
-    sigma_r = residual_rms(model, known.train[:50], generator=g) if residuals else None
-    sums: dict[str, list[float]] = {}
-
-    def put(key: str, value: float) -> None:
-        sums.setdefault(key, []).append(float(value))
-
-    start = time.process_time()
-    for k in range(fields):
-        u, a = known.u[k], known.unseen[k].flatten()
-        at, value, noise = sensed(known, k, count, decibels)
-        total = math.hypot(noise, delta)
-        post = Posterior(
-            model, prior, [Observation(x[at], value, total)], sigma_r, generator=g
-        )  # fmt: skip
-        starts = torch.cat([torch.zeros(1, prior.latent), 0.5 * torch.randn(
-            2, prior.latent, generator=g)])  # fmt: skip
-        z = post.maximize(starts, 25)
-        best = z[post.energy(z).argmin()]
-        root = post.laplace(best)
-        normal = best + torch.randn(200, prior.latent, generator=g) @ root.mT
-        begin = best + 0.5 * torch.randn(6, prior.latent, generator=g) @ root.mT
-        chains = hamiltonian(post.slope, begin, draws, warmup, root=root, generator=g)
-        put("acceptance", chains.acceptance)
-        put("R hat, largest", float(chains.spread.max()))
-        for way, zs in (("MAP", best[None]), ("Laplace", normal), ("HMC", chains.flat())):
-            with torch.no_grad():
-                decode = post.decode(prior.code(zs))
-                us = problem.solution(decode, x).flatten(1)
-                inside = problem.inputs(decode, x)
-            mean_u, mean_a = us.mean(0), inside.mean(0)
-            put(f"{way}: error u", relative_error(mean_u[None], u[None])[0])
-            put(f"{way}: error a", relative_error(mean_a[None], a[None])[0])
-            put(
-                f"{way}: misfit over noise",
-                (us[:, at].mean(0) - value).square().mean().sqrt() / noise,
-            )
-            if problem.phases is not None:
-                put(f"{way}: pixels", pixel_accuracy(mean_a[None], a[None], problem.middle)[0])
-            if way == "MAP":
-                continue
-            wide = us + delta * torch.randn(us.shape, generator=g)
-            put(f"{way}: coverage u", coverage(wide, u))
-            if problem.phases is None:
-                wide = inside.log() + in_logs * torch.randn(inside.shape, generator=g)
-                put(f"{way}: coverage log a", coverage(wide, a.log()))
-                put(f"{way}: without the decoder's error", coverage(inside, a))
-            else:
-                low, high = PHASES
-                chance = (mean_a - low) / (high - low)
-                put(f"{way}: calibration error", calibration_error(chance, a > problem.middle))
-    row = {"measure": measure, "fields": fields, "error of the decoder, u": delta}
-    with torch.no_grad():
-        forward = relative_error(model(known.unseen[:fields]), known.u[:fields])
-    row["forward error of these"] = float(forward.mean())
-    row |= {key: sum(v) / len(v) for key, v in sums.items()}
-    row["process seconds per field"] = (time.process_time() - start) / fields
-    return row
-
-
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--rows", nargs="+", help="only rows whose names begin so")
@@ -379,8 +292,8 @@ def main() -> None:
                 what += ", with residuals" if residuals else ""
                 measure = f"inverse {what}, {seconds:g} s"
                 if wanted(measure) and (first or not given.quick):
-                    row = inverse(name, measure, count, decibels, kind, seconds, given, residuals)
-                    add([row])
+                    model, known, _ = trained(name, seconds, given)
+                    add([inverse(model, known, measure, count, decibels, kind, given, residuals)])
 
 
 if __name__ == "__main__":
