@@ -6,6 +6,7 @@ inverse PDE problems based on deep, generative probabilistic modeling", J. Compu
 
 from __future__ import annotations
 
+from .bounds import EnergyBounds, energy_bounds
 from .burgers import Burgers1D
 from .csrbf import TEST_FUNCTIONS, Particles, TestFunctions, wendland
 from .darcy import Darcy2D, sine_mollifier
@@ -52,6 +53,7 @@ __all__ = [
     "Darcy2D",
     "Discrepancy",
     "Encoder",
+    "EnergyBounds",
     "FieldSpec",
     "Helmholtz2D",
     "MultiONet",
@@ -79,6 +81,7 @@ __all__ = [
     "darcy_inputs",
     "darcy_solutions",
     "dgno_names",
+    "energy_bounds",
     "fit_prior",
     "generate",
     "hamiltonian",
