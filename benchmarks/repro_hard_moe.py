@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 import scipy.optimize
 import torch
-from hard_moe_fits import refinements, solution_time, starts, turned
+from hard_moe_fits import REFINEMENTS, refinement, solution_time, starts, turned
 from hard_moe_training import (
     FLOWS,
     MODELS,
@@ -257,7 +257,7 @@ def main() -> None:
         if size in SIZES and wanted(f"time {size} of a solution"):
             results.add(measure=f"time {size} of a solution", **solution_time(size))
         if size in SIZES and wanted(f"time {size} of a batch of 8"):
-            row = solution_time(size, 2, 8)
+            row = solution_time(size, 1 if size == "1024x101" else 2, 8)
             results.add(measure=f"time {size} of a batch of 8", **row)
         for basis in ("trained", "untrained"):
             if size in SIZES and wanted(f"orthonormal {size} {basis}, float32, turned, tol 0.0001"):
@@ -267,9 +267,10 @@ def main() -> None:
         if not given.quick and wanted(f"start {name}, untrained, from zero"):
             for row in starts(name, given.data):
                 results.add(**row)
-    if not given.quick and wanted("refinement 256x101, 6400 rows, 2 sweeps, 15 iterations"):
-        for row in refinements(given.data):
-            results.add(**row)
+    for at, points, sweeps, steps in REFINEMENTS:
+        measure = f"refinement {at}, {points} rows, {sweeps} sweeps, {steps} iterations"
+        if not given.quick and wanted(measure):
+            results.add(measure=measure, **refinement(at, points, sweeps, steps, given.data))
     for size, name in itertools.product(sizes, given.models):
         measure = f"time {size} {name}"
         if size in SIZES and wanted(measure):

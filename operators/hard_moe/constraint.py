@@ -40,7 +40,7 @@ class HardConstraint(nn.Module):
     """Weights w (S, N) that fit S systems of rows; see `Rows` for what they hold.
 
     Memory does not depend on the iterations, but for "unroll". Backward is one Cholesky factorization
-    and one pass through the rows.
+    of the matrix that the fit ended with, and one pass through the rows.
 
     Args:
         residual: ρ, (z (S, Q, M), params) → (S, M), each row from its own numbers.
@@ -146,7 +146,7 @@ class HardConstraint(nn.Module):
             rows = rows.turn(X)
         result = fit(self.residual, rows, start, self.config)
         self._keep(where, result)
-        normal = _Normal(self.residual, rows, result.w, self.grad == "full", self.throw)
+        normal = self._normal(rows, result)
         normal.ready()
         assert normal.lower is not None
         return result.w, normal.lower, normal.s, X
@@ -169,11 +169,16 @@ class HardConstraint(nn.Module):
             w,
             rows,
             structure="spd",
-            adjoint_solver=_Normal(self.residual, frozen, w, self.grad == "full", self.throw),
+            adjoint_solver=self._normal(frozen, result),
             tol=math.inf,  # the fit knows what it has reached, and has raised
             batch_dims=1,
             info=self.info,
         )
+
+    def _normal(self, rows: Rows, found: Fit) -> _Normal:
+        full = self.grad == "full"
+        known = found.curvature if full == (self.config.curvature == "full") else None
+        return _Normal(self.residual, rows, found.w, full, self.throw, known)
 
     def _keep(self, where: str, result: Fit) -> None:
         self.last = result.detach()
@@ -183,14 +188,25 @@ class HardConstraint(nn.Module):
 
 
 class _Normal(Factor):
-    """Cholesky factors of H or G, scaled to a unit diagonal, made when first needed; one refinement."""
+    """Cholesky factors of H or G, scaled to a unit diagonal, made when first needed; one refinement.
+
+    `known` is that matrix where the fit has made it.
+    """
 
     name = "HardConstraint.backward"
 
-    def __init__(self, residual: Any, rows: Rows, w: Tensor, full: bool, throw: bool) -> None:
+    def __init__(
+        self,
+        residual: Any,
+        rows: Rows,
+        w: Tensor,
+        full: bool,
+        throw: bool,
+        known: Tensor | None = None,
+    ) -> None:
         self.tol = 1e-6 if w.dtype == torch.float64 else 1e-2
         self.make, self.lower = lambda exact: hessian(residual, rows, w, full and exact), None
-        self.throw = throw
+        self.throw, self.known = throw, known
         self.operator = Operator(self._product, self._product, w)
 
     def _product(self, v: Tensor) -> Tensor:
@@ -205,7 +221,7 @@ class _Normal(Factor):
 
     def ready(self) -> None:
         """Factorize, or raise `InputError`."""
-        self._factorize(True)
+        self._factorize(True, self.known)
         bad = self.info != 0
         if bool(bad.any()) and not self.throw:
             # Not a minimum yet, as `throw=False` allows: its gradient is approximate anyway.

@@ -78,6 +78,8 @@ class Fit:
     """Trial steps, (S,)."""
     converged: Tensor
     """Whether the cosine is below the tolerance, or round-off allows no further step, (S,)."""
+    curvature: Tensor
+    """What the last step was made with, H or G at w, in a layout of `band`; without graph."""
 
     def detach(self) -> Fit:
         """Without graph."""
@@ -136,8 +138,10 @@ def fit(residual: Residual, rows: Rows, start: Tensor, config: FitConfig) -> Fit
     refused = done.clone()
     cosine = torch.full_like(lam, math.inf)
     cost, g, A, G = _expansion(residual, rows, w, full)
+    kept = torch.empty_like(A).detach()
     noise, M = _noise(residual, rows, w), rows.known().shape[2]
     for _ in range(config.max_iterations + 1):
+        kept = kept.index_put((here,), A.detach())
         D = band.diagonal(G)
         D = torch.maximum(D, eps * D.amax(1, keepdim=True)).detach()
         size = (D * 2 * cost.detach()[:, None]).sqrt()
@@ -183,7 +187,7 @@ def fit(residual: Residual, rows: Rows, start: Tensor, config: FitConfig) -> Fit
             mine, (cost, g, A, G) = mine.select(open_), (v[open_] for v in (cost, g, A, G))
     _, r, e = residuals(residual, rows, w)
     final = 0.5 * (r.square().sum(1) + e.square().sum(1))
-    return Fit(w, final.detach(), cosine, count, done & torch.isfinite(w).all(1))
+    return Fit(w, final.detach(), cosine, count, done & torch.isfinite(w).all(1), kept)
 
 
 def _noise(residual: Residual, rows: Rows, w: Tensor) -> Tensor:

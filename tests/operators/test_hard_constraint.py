@@ -9,6 +9,7 @@ import pytest
 import scipy.optimize
 import torch
 from rheograd.operators.hard_moe import FitConfig, HardConstraint, Rows, fit
+from rheograd.operators.hard_moe.least_squares import hessian
 from rheograd.sim.core.errors import ConvergenceError, InputError
 from rheograd.sim.core.gradients import taylor_test
 
@@ -278,3 +279,14 @@ def test_a_saddle_is_told():
         else:
             w.sum().backward()
             assert torch.allclose(target.grad, torch.full_like(target, 10.0))  # C / G = 0.1 / 0.01
+
+
+@pytest.mark.parametrize("curvature", ["full", "gauss_newton"])
+def test_a_fit_ends_with_its_matrix(generator, curvature):
+    """Systems that stop early and late: what backward factorizes is H at the end."""
+    rows = system(generator, S=6)
+    config = FitConfig(max_iterations=300, curvature=curvature)
+    found = fit(cubic, rows, torch.zeros(6, 4, dtype=torch.float64), config)
+    assert len(set(found.iterations.tolist())) > 1
+    exact = hessian(cubic, rows, found.w, curvature == "full")
+    assert torch.allclose(found.curvature, exact, rtol=1e-12)
