@@ -73,7 +73,7 @@ def turned(size: str, basis: str, folder: Path) -> Iterator[dict]:
                 yield {"measure": measure, **fit_row(model, data)}
 
 
-def starts(name: str, folder: Path, seconds: float = 8.0) -> Iterator[dict]:
+def starts(name: str, folder: Path, seconds: float = 20.0) -> Iterator[dict]:
     """The paper's rows at 64 × 26, before and after a training: fits from zero and from linear rows."""
     data = held_out("64x26", "scalar", folder)
     g = generator(2)
