@@ -53,7 +53,6 @@ MODELS: dict[str, tuple[int, type, dict]] = {
     "integral experts": (12, IntegralProblem, {"boxes": (1, 4)}),
     "integral windows": (12, IntegralProblem, EIGHT),
     "integral windows, orthonormal": (12, IntegralProblem, EIGHT | {"orthonormal": True}),
-    "integral windows, single": (12, IntegralProblem, EIGHT | {"dtype": torch.float32}),
     "integral windows, orthonormal, single": (
         12,
         IntegralProblem,

@@ -51,10 +51,11 @@ class HardOperator(nn.Module):
             without them u = u₀ is a perfect fit of boxes that touch none.
         local: False takes the dense matrices of windows even where rows are local: the same fit.
         throw: raise when a fit does not converge.
-        dtype: of basis, rows, fits and fields; float32 asks for `FitConfig(orthonormal=True)`.
+        dtype: of basis, rows, fits and fields; float32 takes `FitConfig(orthonormal=True)`.
 
     Raises:
-        InputError: unknown mode or dtype, boxes that do not divide frames and cells.
+        InputError: unknown mode or dtype, boxes that do not divide frames and cells, fits in float32
+            that are not orthonormal.
 
     Differentiable in u₀, the weights of the network and `params` of the problem.
     Source: Chalapathi et al. 2024 (PI-HC-MoE); windows: Babuška & Melenk 1997 (partition of unity).
@@ -83,6 +84,10 @@ class HardOperator(nn.Module):
             raise InputError(message(where, f"mode out of {MODES}", mode, "Choose one"))
         if dtype not in (torch.float32, torch.float64):
             raise InputError(message(where, "dtype float64 or float32", dtype, "Choose one"))
+        config = config or FitConfig(orthonormal=dtype == torch.float32)
+        if dtype == torch.float32 and mode != "soft" and not config.orthonormal:
+            fix = "Pass FitConfig(orthonormal=True), or take float64"
+            raise InputError(message(where, "float32 with orthonormal fits", str(config), fix))
         self.dtype = dtype
         self.router = BoxRouter(boxes or [1] * len(cells))
         counts = self.router.counts

@@ -169,6 +169,9 @@ def test_dtype_is_saved_and_checked(tmp_path):
     assert again.dtype == torch.float32 and again.constraint.config.orthonormal
     with pytest.raises(InputError, match="dtype float64 or float32"):
         HardOperator(network(3), sorption(), dtype=torch.float16)
+    with pytest.raises(InputError, match="orthonormal=True"):
+        HardOperator(network(3), sorption(), dtype=torch.float32, config=FitConfig(5))
+    assert HardOperator(network(3), sorption(), dtype=torch.float32).constraint.config.orthonormal
 
 
 def test_start_by_linear_rows():
