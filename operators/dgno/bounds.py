@@ -49,8 +49,12 @@ def energy_bounds(model: DGNO, a: Tensor, points: int = 3) -> EnergyBounds:
     Source: Prager & Synge 1947 (the sum of both errors); the factor is ours.
     """
     problem = model.problem
-    fits = isinstance(problem, Darcy2D) and problem.form == "energy" and problem.walls is None
-    if not fits or problem.forcing == 0 or points < 1:
+    if (
+        not isinstance(problem, Darcy2D)
+        or (problem.form, problem.walls) != ("energy", None)
+        or problem.forcing == 0
+        or points < 1
+    ):
         expected = 'Darcy2D of the form "energy" with u = 0 at walls, forcing, points >= 1'
         got = f"{type(problem).__name__}, {points} points"
         raise InputError(message("energy_bounds", expected, got, "Train such a model"))

@@ -360,7 +360,7 @@ def _has_root(o: Observation | Target) -> bool:
 
 def _covariance(o: Observation) -> Tensor:
     """Of the noise, in float64."""
-    sigma = torch.as_tensor(o.sigma, device=o.x.device).double()
+    sigma = torch.as_tensor(o.sigma, dtype=torch.float64, device=o.x.device)
     if _has_root(o):
         return sigma @ sigma.mT
     return sigma.flatten().square().expand(o.value.numel()).diag()
@@ -368,7 +368,7 @@ def _covariance(o: Observation) -> Tensor:
 
 def _whitening(o: Observation | Target) -> Tensor:
     """What makes noise white: a number for each value, or the inverse of the root."""
-    sigma = torch.as_tensor(o.sigma, device=o.value.device)
+    sigma = torch.as_tensor(o.sigma, dtype=o.value.dtype, device=o.value.device)
     if not _has_root(o):
         return 1 / sigma.flatten()
     return torch.linalg.inv(sigma.double()).to(sigma)

@@ -9,13 +9,17 @@ from rheograd.operators.dgno import (
     CubePrior,
     Darcy2D,
     DGNOConfig,
+    Discrepancy,
     NormalPrior,
     Observation,
     Posterior,
+    RealNVP,
     Target,
     coverage,
     cross_correlation,
     darcy_inputs,
+    energy_bounds,
+    fit_prior,
     generate,
     hamiltonian,
     logistic_phases,
@@ -226,6 +230,46 @@ def test_pairs_from_the_prior(generator):
     assert 5 <= float(a.min()) and float(a.max()) <= 10
     beta = CubePrior(6).sample(5, torch.Generator().manual_seed(1))
     assert torch.equal(u, problem.solution(model.decode(beta), problem.points(a)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_generators_on_a_gpu(device):
+    """Whatever draws takes them, for models there and here."""
+    g = torch.Generator("cuda").manual_seed(0)
+    problem = Darcy2D((8, 8), "energy", (5.0, 10.0), count=9)
+    model = DGNO(problem, DGNOConfig(**SMALL)).to(device).requires_grad_(False)
+    a = darcy_inputs(8, 8, (5.0, 10.0), generator=torch.Generator().manual_seed(0)).to(device)
+    model.fit_scales(a)
+    prior = fit_prior_of(model, a, g)
+    x, u = problem.points(a), model(a)
+    off = Discrepancy(x, 0.01 * torch.randn(8, 1, 64, device=device))
+    seen = sensors(x, u[0], 20, 25.0, g)
+    post = Posterior(model, prior, [seen], 1.0, generator=g, discrepancy=off)
+    begin = prior.noise(prior.sample(3, g))[0]
+    best = post.maximize(begin, 3)
+    root = post.laplace(best[0])
+    drawn = [
+        hamiltonian(post.slope, best, 5, 3, root=root, generator=g).flat(),
+        nuts(post.slope, best[:1], 4, 2, root=root, depth=2, generator=g).flat(),
+    ]
+    found = [
+        *drawn,
+        post.predict(drawn[0], generator=g),
+        predict(model, a, draws=2, delta=off, generator=g),
+        predict(model, a, draws=2, delta=0.1, generator=g),
+        *generate(model, prior, 2, generator=g),
+        logistic_phases(torch.full((4,), 0.3, device=device), (5.0, 10.0), generator=g),
+        *vars(energy_bounds(model, a)).values(),
+    ]
+    assert all(v.device.type == device and bool(v.isfinite().all()) for v in found)
+    assert residual_rms(model, a, generator=g) > 0
+
+
+def fit_prior_of(model, a, g):
+    prior = RealNVP(6, 2, 8).to(a.device)
+    fit_prior(prior, model.encode(a), 3, 4, generator=g)
+    return prior.requires_grad_(False)
 
 
 def test_coverage_of_normal_samples(generator):

@@ -48,6 +48,9 @@ PROBLEMS = {
     "smooth": lambda: Darcy2D((8, 8), count=7, forcing=3.0, middle=2.0, unit=2.0),
     "helmholtz": lambda: Helmholtz2D((8, 8), size=2.0, points=5, corrected=False, ends=True),
     "burgers": lambda: Burgers1D(16, 0.02, count=9, frames=5),
+    "energy": lambda: Darcy2D((8, 8), "energy", (2.0, 7.0), count=9, forcing=2.0),
+    "relative": lambda: Burgers1D(16, count=9, frames=5, relative=True),
+    "stokes energy": lambda: StokesCylinder(16, count=30, form="energy"),
     "stokes": lambda: StokesCylinder(16, centre=(0.6, 0.5), support=(0.01, 0.02)),
 }
 
@@ -78,6 +81,7 @@ def test_every_problem_comes_back_bit_for_bit(kind, generator, tmp_path):
     options = {
         "stokes": {"kinds": {"s": "entries"}, "bounded": False},
         "smooth": {"encoder": "points", "anchors": 3, "pool": "attention", "thin": 0.5},
+        "energy": {"encoder": "points", "anchors": 3},
         "burgers": {"kind": "deep", "sum_layers": 2, "residual_norm": "rms", "hard_share": 0.2},
     }.get(kind, {})
     model, a = made(kind, generator, **options)
