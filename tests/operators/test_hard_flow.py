@@ -131,7 +131,7 @@ def test_the_solution_is_found(generator):
 def test_errors_name_the_remedy():
     with pytest.raises(InputError, match="NavierStokes2D"):
         FlowProblem(DiffusionSorption(Grid(16, sides=sorption_sides()), 1.0), 4)
-    with pytest.raises(InputError, match=r"first frames \(B, 16, 16\)"):
+    with pytest.raises(InputError, match=r"first frames \(B >= 1, 16, 16\)"):
         HardOperator(Network(2), problem())(torch.zeros(2, 16))
     with pytest.raises(InputError, match="divide"):
         HardOperator(Network(2), problem(), boxes=(1, 3, 1))

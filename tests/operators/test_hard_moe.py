@@ -295,7 +295,7 @@ def test_errors_name_the_remedy(generator):
         operator(boxes=(1, 3))
     with pytest.raises(InputError, match="mode out of"):
         operator("hard")
-    with pytest.raises(InputError, match=r"first frames \(B, 16\)"):
+    with pytest.raises(InputError, match=r"first frames \(B >= 1, 16\)"):
         operator()(torch.zeros(2, 15))
     model = operator()
     model.constraint.config = FitConfig(max_iterations=1)
