@@ -235,7 +235,23 @@ class StokesCylinder(Problem):
         )
 
     def load(self, decode: Decode, like: Tensor) -> Tensor:
-        """Force [N/m] and torque [N] of the fluid on the disc, per metre of its length, (B, 3)."""
+        """Force [N/m] and torque [N] of the fluid on the disc, per metre of its length, (B, 3).
+
+        In "energy" they are decoded, in "mixed" they are integrals of the stresses around it.
+
+        Args:
+            decode: fields of codes.
+            like: of the precision and device of the weights.
+        """
+        if self.form == "mixed":
+            angle = 2 * math.pi / 128 * torch.arange(128).to(like)
+            n = torch.stack([angle.cos(), angle.sin()], -1)
+            s11, s22, s12 = self.stresses(
+                decode, like.new_tensor(self.centre) + self.radius * n
+            ).unbind(1)
+            t1, t2 = s11 * n[:, 0] + s12 * n[:, 1], s12 * n[:, 0] + s22 * n[:, 1]
+            turn = self.radius * (n[:, 0] * t2 - n[:, 1] * t1)
+            return torch.stack([t1, t2, turn], 1).mean(-1) * (2 * math.pi * self.radius)
         scale = like.new_tensor([1.0, 1.0, self.radius])
         at = like.new_tensor(self.centre)[None]
         return decode(at, 0, ("load",))["load"][0, :, :, 0] * scale

@@ -16,6 +16,7 @@ from rheograd.operators.dgno import (
     Posterior,
     StokesCylinder,
     StokesReference,
+    Target,
     darcy_fluxes,
     darcy_inputs,
     darcy_solutions,
@@ -245,3 +246,31 @@ def test_a_spread_for_every_node(generator):
     with pytest.raises(InputError, match="problem's points"):
         x = torch.rand(100, 3, 2)
         model.loss({"a": a, "u": torch.zeros(100, 1, 3), "x": x}, generator)
+
+
+@pytest.mark.parametrize("form", ["mixed", "energy"])
+def test_the_load_on_the_disc_is_a_target(form, generator):
+    """Force and torque of known stresses, and codes that give a wanted drag."""
+    problem = StokesCylinder(16, form=form)
+    like = torch.zeros((), dtype=torch.float64)
+    if form == "mixed":
+        c, k = like.new_tensor(problem.centre), math.pi * problem.radius**2
+
+        def known(
+            x, order, names
+        ):  # a force of 2 and 3 per volume, and no symmetry: s12 = 5 (y − y₀)
+            d = x - c
+            return {"s": torch.stack([2 * d[:, 0], 3 * d[:, 1], 5 * d[:, 1]])[None, None]}
+
+        expected = like.new_tensor([[(2 + 5) * k, 3 * k, 0.0]])
+        assert torch.allclose(problem.load(known, like), expected, atol=1e-12)
+    model = DGNO(problem, DGNOConfig(**SMALL), generator=generator).double().requires_grad_(False)
+    for p in model.parameters():
+        p += 0.1 * torch.randn(p.shape, generator=generator)
+    prior = NormalPrior(model.config.latent).double()
+    first = problem.load(model.decode(torch.zeros(1, prior.latent).double()), like)[:, :1]
+    wish = Target(lambda decode: problem.load(decode, like)[:, :1], 1.01 * first[0], 1e-4)
+    post = Posterior(model, prior, wish)
+    z = post.maximize(torch.zeros(1, prior.latent).double())
+    found = problem.load(model.decode(prior.code(z)), like)[0, 0]
+    assert float(found / first) == pytest.approx(1.01, rel=2e-3)
