@@ -159,10 +159,13 @@ CASES = {
         lambda: Burgers1D(count=80, relative=True), "burgers", DGNOConfig(weight_input=20.0), lr=1e-2,
         batch=50, optimizer="soap", fresh=True,
     ),
-    "burgers relative, large": Case(
-        lambda: Burgers1D(count=80, relative=True), "burgers",
-        DGNOConfig(latent=128, width=100, depth=6, weight_input=20.0), lr=1e-2, batch=50,
-        optimizer="soap", fresh=True,
+    "burgers energy": Case(
+        lambda: Burgers1D(count=100, relative=True, form="energy"), "burgers",
+        DGNOConfig(weight_input=5.0), lr=1e-2, batch=50, optimizer="soap", fresh=True,
+    ),
+    "burgers energy, large": Case(
+        lambda: Burgers1D(count=100, relative=True, form="energy"), "burgers",
+        DGNOConfig(width=100, weight_input=5.0), lr=1e-2, batch=50, optimizer="soap", fresh=True,
     ),
     "burgers PI-DeepONet": Case(
         lambda: Burgers1D(), "burgers", DGNOConfig(weight_input=20.0, kind="deep")

@@ -15,6 +15,7 @@ from .scattered import Scattered
 
 __all__ = ["Burgers1D"]
 
+FORMS = ("weak", "energy")
 SLOW = 0.05
 """Of `speed`, added to each sample's own where residuals are relative: a sample at rest has none."""
 
@@ -22,27 +23,37 @@ SLOW = 0.05
 class Burgers1D(Problem):
     """u_t + u u_x = ν u_xx on (−1, 1) × (0, 1), u(±1) = 0, u(x, 0) = a(x); points are (x, t):
 
-        r = Σ w (u_t + u u_x) + ν Σ g u_x        test functions in x, each at a time of its own
+        "weak"     r = Σ w (u_t + u u_x) + ν Σ g u_x     test functions in x, each at a time of its own;
+                   in units of the speed per second; u = cos(πx/2) · net, as published
+        "energy"   r = (ψ_t + ½ ψ_x² − ν ψ_xx)/√ν, u = ψ_x     at points; in units of the speed;
+                   ψ = net(sin(πx/2), t)
 
-    in units of the speed per second. u = cos(πx/2) · net, so walls are exact; the first frame is a
-    likelihood of the input: its misfit is the relative mean square at t = 0.
+    Walls are exact in both; the first frame is a likelihood of the input: its misfit is the relative mean
+    square at t = 0. "energy" is the equation integrated once in x. For an error w of small u it says
+
+        ∫∫ r² = ∫∫ [ν w_x² + (∫ w_t)²/ν] + ∫ w(x, 1)² − ∫ w(x, 0)²
+
+    so that the residual and the misfit of the first frame bound the errors of energy and last frame, with
+    no weight to choose. The weak residual asks for w_xx, which is largest in shocks.
 
     Args:
         cells: of the first frame.
-        viscosity: ν [m²/s].
+        viscosity: ν [m²/s], positive in "energy".
         speed: root mean square of first frames [m/s].
-        count: particles per update.
+        count: particles per update; in "energy" points, one in each of √count² boxes.
         points: m of `TestFunctions`.
         radius: R [m], a number or an interval.
         frames: labels and comparisons are at t = 0, 1/frames, …, 1.
         corrected, ends, test: see `TestFunctions`; test is its `kind`.
         relative: residuals and misfits in units of each sample's own speed, the root mean square of
             its first frame, so that slow samples count as much as fast ones.
+        form: see above.
 
     Raises:
-        InputError: a viscosity, speed or number of frames out of range.
+        InputError: a viscosity, speed or number of frames out of range, an unknown form.
 
-    Source: Zang & Koutsourelakis 2025 (DGenNO), released code.
+    Source: Zang & Koutsourelakis 2025 (DGenNO), released code; Brezis & Ekeland 1976 (energies of
+    parabolic equations).
     """
 
     dim = 2
@@ -60,8 +71,16 @@ class Burgers1D(Problem):
         ends: bool = False,
         test: str = "wendland",
         relative: bool = False,
+        form: str = "weak",
     ) -> None:
-        if not viscosity >= 0 or not speed > 0 or frames < 1:
+        if form not in FORMS:
+            raise InputError(message("Burgers1D", f"form out of {FORMS}", form, "Choose one"))
+        if (
+            not viscosity >= 0
+            or (form == "energy" and viscosity == 0)
+            or not speed > 0
+            or frames < 1
+        ):
             expected, got = (
                 "viscosity >= 0, speed > 0, frames >= 1",
                 f"{viscosity}, {speed}, {frames}",
@@ -74,9 +93,15 @@ class Burgers1D(Problem):
         )
         self.count, self.radius, self.frames, self.relative = count, radius, frames, relative
         self.tests = TestFunctions(1, points, corrected, ends, test)
-        self.fields = {"u": FieldSpec(scale=speed, branch="silu_id")}
+        self.form = form
+        if form == "weak":
+            self.fields = {"u": FieldSpec(scale=speed, branch="silu_id")}
+        else:
+            self.fields = {"psi": FieldSpec(scale=speed, branch="silu_id")}
 
     def mollifier(self, name: str, x: Tensor, order: int) -> Tensor | None:
+        if name != "u":
+            return None
         value = torch.cos(0.5 * math.pi * x[..., 0])
         slope = -0.5 * math.pi * torch.sin(0.5 * math.pi * x[..., 0])
         zero = torch.zeros_like(value)
@@ -85,19 +110,55 @@ class Burgers1D(Problem):
 
     def sample(self, generator: torch.Generator | None, like: Tensor) -> Particles:
         options = {"dtype": like.dtype, "device": like.device}
+        if self.form == "energy":
+            place = "cpu" if generator is None else generator.device
+            n = max(1, round(math.sqrt(self.count)))
+            cells = torch.cartesian_prod(*[torch.arange(n, device=place)] * 2)
+            x = (cells + torch.rand(n * n, 2, generator=generator, device=place)) / n
+            x = (x * x.new_tensor([2.0, 1.0]) - x.new_tensor([1.0, 0.0])).to(**options)[:, None]
+            return Particles(x, x.new_ones(1), torch.zeros_like(x[..., :1]))
         return self.tests.sample(
             self.count, (-1.0, 0.0), (1.0, 1.0), self.radius, generator, **options
         )
 
     def residuals(self, decode: Decode, where: Particles, a: Tensor | None) -> dict[str, Tensor]:
+        if self.form == "energy":
+            u, slope, rate = self._potential(decode, where.points)
+            r = (rate + 0.5 * u.square() - self.viscosity * slope) / math.sqrt(self.viscosity)
+            return {"residual": self._own(r, decode, a)}
         u = decode(where.points, 1, ("u",))["u"][:, :, 0]
         r = where.average(u[2] + u[0] * u[1]) + self.viscosity * where.against([u[1]])
+        return {"residual": self._own(r, decode, a)}
+
+    def _own(self, r: Tensor, decode: Decode, a: Tensor | None) -> Tensor:
+        """Rows (B, m) in the unit of speed of each sample."""
         if not self.relative:
-            return {"residual": r / self.speed}
+            return r / self.speed
         if a is None:
-            a = self.inputs(decode, self.grid.points(u).reshape(-1, 1))
+            a = self.inputs(decode, self.grid.points(r).reshape(-1, 1))
         own = a.flatten(1).square().mean(1, keepdim=True).sqrt()
-        return {"residual": r / (own + SLOW * self.speed)}
+        return r / (own + SLOW * self.speed)
+
+    def _potential(self, decode: Decode, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """u = ∂ψ/∂x, ∂u/∂x and ∂ψ/∂t at points, (B, n) each; ψ is a function of sin(πx/2) and t."""
+        angle = 0.5 * math.pi * x[..., 0]
+        at = torch.stack([torch.sin(angle), x[..., 1]], -1)
+        psi = decode(at, 2, ("psi",))["psi"][:, :, 0]
+        first = 0.5 * math.pi * torch.cos(angle)
+        second = -((0.5 * math.pi) ** 2) * torch.sin(angle)
+        return psi[1] * first, psi[3] * first.square() + psi[1] * second, psi[2]
+
+    def solution(self, decode: Decode, x: Tensor) -> Tensor:
+        if self.form == "weak":
+            return super().solution(decode, x)
+        angle = 0.5 * math.pi * x[..., 0]
+        at = torch.stack([torch.sin(angle), x[..., 1]], -1)
+        slope = decode(at, 1, ("psi",))["psi"][1]
+        return slope * (0.5 * math.pi * torch.cos(angle)).unsqueeze(-2)
+
+    @property
+    def observables(self) -> tuple[str, ...]:
+        return ("u",)
 
     def misfit(self, decode: Decode, a: Tensor | Scattered) -> Tensor:
         known = self.known(a)
@@ -107,7 +168,7 @@ class Burgers1D(Problem):
         return off / (known.average(known.value.square()).sqrt() + SLOW * self.speed) ** 2
 
     def inputs(self, decode: Decode, x: Tensor) -> Tensor:
-        return decode(torch.cat([x, torch.zeros_like(x)], -1), 0, ("u",))["u"][0, :, 0]
+        return self.solution(decode, torch.cat([x, torch.zeros_like(x)], -1))[:, 0]
 
     def points(self, like: Tensor) -> Tensor:
         x = self.grid.points(like).flatten()

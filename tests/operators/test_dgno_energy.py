@@ -7,6 +7,7 @@ import pytest
 import torch
 from rheograd.operators.dgno import (
     DGNO,
+    Burgers1D,
     Darcy2D,
     DGNOConfig,
     Observation,
@@ -18,6 +19,7 @@ from rheograd.operators.dgno import (
     relative_error,
 )
 from rheograd.operators.dgno.csrbf import Particles
+from rheograd.operators.dgno.jets import function_jet
 from rheograd.operators.dgno.priors import CubePrior
 from rheograd.operators.train import TrainerConfig
 from rheograd.sim.core.errors import InputError
@@ -229,6 +231,76 @@ def test_points_stand_for_their_area():
 def test_forms_of_stokes_are_named():
     with pytest.raises(InputError, match="form out of"):
         StokesCylinder(form="weak")
+
+
+def potential(f):
+    """A decoder of one function of (sin(πx/2), t), (n, 2) → (n,), with two derivatives."""
+
+    def decode(x, order, names):
+        return {"psi": function_jet(f, x, order)[:, None, None]}
+
+    return decode
+
+
+def test_burgers_residual_of_an_exact_solution():
+    """Cole–Hopf: ψ = −2ν log(1 + c e^{−νπ²t} cos πx)."""
+    problem = Burgers1D(32, viscosity=0.2, form="energy", count=64)
+    nu = problem.viscosity
+
+    def heat(x, t):
+        return 0.8 * torch.exp(-nu * math.pi**2 * t) * torch.cos(math.pi * x)
+
+    def psi(at):  # cos πx = 1 − 2 sin²(πx/2)
+        even = torch.exp(-nu * math.pi**2 * at[..., 1]) * (1 - 2 * at[..., 0] ** 2)
+        return -2 * nu * torch.log(1 + 0.8 * even)
+
+    where = problem.sample(torch.Generator().manual_seed(0), torch.zeros(()).double())
+    x = where.points
+    squares = ((x + x.new_tensor([1.0, 0.0])) * x.new_tensor([4.0, 8.0])).floor().long()
+    assert sorted(squares.tolist()) == [[i, j] for i in range(8) for j in range(8)]
+    decode = potential(psi)
+    assert float(problem.residuals(decode, where, None)["residual"].abs().max()) < 1e-12
+    u = problem.observe("u", decode, x)[0, 0]
+    slope = -math.pi * 0.8 * torch.exp(-nu * math.pi**2 * x[:, 1]) * torch.sin(math.pi * x[:, 0])
+    exact = -2 * nu * slope / (1 + heat(x[:, 0], x[:, 1]))
+    assert float(u.abs().max()) > 0.5 and torch.allclose(u, exact, atol=1e-12)
+    ends = torch.tensor([[-1.0, 0.3], [1.0, 0.9]]).double()
+    assert float(problem.observe("u", decode, ends).abs().max()) < 1e-12
+    y = problem.grid.points(x).reshape(-1, 1)
+    first = problem.inputs(decode, y)
+    assert float(problem.misfit(decode, first[:, None])) < 1e-20
+    size = 0.5 * float(first.square().mean().sqrt())
+    assert float(problem.misfit(decode, 0.5 * first[:, None])) == pytest.approx((size / 0.3) ** 2)
+    own = Burgers1D(32, viscosity=0.2, form="energy", relative=True)
+    misfit = float(own.misfit(decode, 0.5 * first[:, None]))
+    assert misfit == pytest.approx((size / (size + 0.05 * 0.3)) ** 2)
+    with pytest.raises(InputError, match="viscosity"):
+        Burgers1D(viscosity=0.0, form="energy")
+
+
+def test_burgers_residual_is_an_energy():
+    """∫∫ r² = ∫∫ [ν u_x² + ψ_t²/ν] + ∫ u(1)² − ∫ u(0)² for small u beside the solution 0."""
+    problem = Burgers1D(32, viscosity=0.3, form="energy", speed=1.0)
+    nu, size = problem.viscosity, 1e-5
+
+    def psi(at):
+        return size * torch.sin(2 * at[..., 0] + at[..., 1]) * (1 + at[..., 1] ** 2)
+
+    y, w = (torch.as_tensor(v) for v in np.polynomial.legendre.leggauss(20))
+    t = 0.5 * (y + 1)
+    x = torch.stack([v.flatten() for v in torch.meshgrid(y, t, indexing="ij")], 1)
+    weight = torch.outer(w, 0.5 * w).flatten()
+    where = Particles(x[:, None], torch.ones(1).double(), torch.zeros_like(x[:, None, :1]))
+    decode = potential(psi)
+    total = (problem.residuals(decode, where, None)["residual"][0].square() * weight).sum()
+    _, slope, rate = problem._potential(decode, x)
+    inside = ((nu * slope.square() + rate.square() / nu)[0] * weight).sum()
+
+    def at(time):
+        u = problem.observe("u", decode, torch.stack([y, torch.full_like(y, time)], 1))
+        return (u[0, 0].square() * w).sum()
+
+    assert float(total) == pytest.approx(float(inside + at(1.0) - at(0.0)), rel=1e-4)
 
 
 def test_training_on_energies_lowers_error_and_bound(generator):
