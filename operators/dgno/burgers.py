@@ -136,7 +136,7 @@ class Burgers1D(Problem):
             return r / self.speed
         if a is None:
             a = self.inputs(decode, self.grid.points(r).reshape(-1, 1))
-        own = a.flatten(1).square().mean(1, keepdim=True).sqrt()
+        own = a.flatten(1).square().mean(1, keepdim=True).clamp_min(1e-30).sqrt()
         return r / (own + SLOW * self.speed)
 
     def _potential(self, decode: Decode, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

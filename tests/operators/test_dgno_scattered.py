@@ -214,3 +214,18 @@ def test_wrong_points_are_named(generator):
         grid.residuals(torch.zeros(3, 6), Scattered(x, 1 + v))
     with pytest.raises(InputError, match="thin"):
         DGNOConfig(thin=0.0)
+
+
+@pytest.mark.parametrize("form", ["weak", "energy"])
+def test_a_decoded_frame_at_rest_has_a_slope(form, generator):
+    """Residuals in units of a decoded speed, where decoders start from 0 as published."""
+    problem = Burgers1D(32, count=9, relative=True, form=form)
+    config = DGNOConfig(latent=4, width=8, depth=3, channels=2, encoder="points", first_weight=0.0)
+    model = DGNO(problem, config, generator=generator)
+    a = torch.sin(torch.linspace(0, 6, 64)).reshape(2, 1, 32)
+    model.fit_scales(a)
+    at = problem.grid.points(a).reshape(1, -1, 1).expand(2, -1, -1)
+    model.loss({"a": a[:, 0], "at": at}, generator)["loss"].backward()
+    slopes = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(bool(g.isfinite().all()) for g in slopes)
+    assert max(float(g.abs().max()) for g in slopes) > 0
