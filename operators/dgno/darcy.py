@@ -151,37 +151,6 @@ class Darcy2D(CellInput):
             return self._balanced(decode, x)
         return super().observe(name, decode, x)
 
-    @torch.no_grad()
-    def energy_bound(self, decode: Decode, a: Tensor, fine: int = 4) -> Tensor:
-        """Upper bound of the energy error of u over the energy of u, (B,), without any solution:
-
-            ∫ a |∇(u − u*)|² ≤ ∫ |s − a ∇u|²/a
-
-        It is the larger, the worse s is; where a jumps that is most of it.
-
-        Args:
-            decode: fields of a batch of codes, of the form "energy".
-            a: the inputs (B, 1, *cells) that u is wanted for.
-            fine: points per cell and axis of the midpoint rule.
-
-        Raises:
-            InputError: another form, in which s is not in balance.
-
-        Source: Prager & Synge 1947 (hypercircle).
-        """
-        if self.form != "energy":
-            fix = 'Train with Darcy2D(form="energy")'
-            raise InputError(message("Darcy2D.energy_bound", "balanced fluxes", self.form, fix))
-        cells = self.grid_of(a).cells
-        axes = [(torch.arange(fine * n, device=a.device) + 0.5).to(a) / (fine * n) for n in cells]
-        total, energy = a.new_zeros(len(a)), a.new_zeros(len(a))
-        for x in torch.cartesian_prod(*axes).split(4096):
-            u, k = decode(x, 1, ("u",))["u"][1:, :, 0], self.permeability_at(decode, x, a)
-            gap = self._balanced(decode, x).movedim(1, 0) - k * u
-            total += (gap.square().sum(0) / k).sum(1)
-            energy += (u.square().sum(0) * k).sum(1)
-        return (total / energy).sqrt()
-
     def _slopes(self, decode: Decode, x: Tensor, a: Tensor | None) -> Tensor:
         """∇a, (2, B, n), by central differences."""
         h = 1e-3
