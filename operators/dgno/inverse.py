@@ -39,7 +39,7 @@ def sensors(
 
     Args:
         x: points (n, D).
-        u: one solution there, (n,), or as cells.
+        u: one solution there, (n,), or as cells; of C components (C, n) or (C·n,): a sensor sees all.
         count: number of sensors.
         decibels: signal-to-noise ratio [dB].
         generator: of places and noise.
@@ -47,17 +47,18 @@ def sensors(
     Raises:
         InputError: more sensors than points, values at other points.
     """
-    if u.numel() != len(x):
+    several = u.ndim <= 2 and u.shape[-1] % len(x) == 0
+    if u.numel() != len(x) and not several:
         fix = "Give one solution at these points"
-        raise InputError(message("sensors", f"{len(x)} values", u, fix))
-    u = u.flatten()
+        raise InputError(message("sensors", f"{len(x)} values, or (C, {len(x)})", u, fix))
+    u = u.reshape(-1, len(x))
     if not 1 <= count <= len(x):
         raise InputError(message("sensors", f"a count in [1, {len(x)}]", count, "Lower it"))
     place = "cpu" if generator is None else generator.device
     chosen = torch.randperm(len(x), generator=generator, device=place)[:count].to(x.device)
-    sigma = float(noise_level(u[None], decibels))
-    noise = sigma * normals((count,), u, generator)
-    return Observation(x[chosen], u[chosen] + noise, sigma)
+    sigma = float(noise_level(u.reshape(1, -1), decibels))
+    noise = sigma * normals((len(u), count), u, generator)
+    return Observation(x[chosen], (u[:, chosen] + noise).flatten(), sigma)
 
 
 @dataclasses.dataclass(frozen=True)
