@@ -33,7 +33,7 @@ class Burgers1D(Problem):
 
         ∫∫ r² = ∫∫ [ν w_x² + (∫ w_t)²/ν] + ∫ w(x, 1)² − ∫ w(x, 0)²
 
-    so that the residual and the misfit of the first frame, with a weight of 1 or more, bound the errors of
+    so that the residual and the misfit of the first frame, weighted by 1 or more, bound the errors of
     energy and last frame. The weak residual asks for w_xx, which is largest in shocks.
 
     Args:
