@@ -56,7 +56,8 @@ def energy_bounds(model: DGNO, a: Tensor, points: int = 3) -> EnergyBounds:
         or points < 1
     ):
         expected = 'Darcy2D of the form "energy" with u = 0 at walls, forcing, points >= 1'
-        got = f"{type(problem).__name__}, {points} points"
+        form = getattr(problem, "form", None)
+        got = f"{type(problem).__name__} of the form {form!r}, {points} points"
         raise InputError(message("energy_bounds", expected, got, "Train such a model"))
     decode = model.decode(check_codes("energy_bounds", model.encode(a)))
     grid = problem.grid_of(a)

@@ -81,10 +81,8 @@ class Burgers1D(Problem):
             or not speed > 0
             or frames < 1
         ):
-            expected, got = (
-                "viscosity >= 0, speed > 0, frames >= 1",
-                f"{viscosity}, {speed}, {frames}",
-            )
+            expected = 'viscosity >= 0 (> 0 for "energy"), speed > 0, frames >= 1'
+            got = f"{viscosity}, {speed}, {frames}"
             raise InputError(message("Burgers1D", expected, got, "Correct them"))
         self.grid, self.viscosity, self.speed = (
             Grid(cells, 2.0, "dirichlet", -1.0),

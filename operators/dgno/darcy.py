@@ -132,7 +132,7 @@ class Darcy2D(CellInput):
         return {"residual": r / unit}
 
     def _gap(self, s: Tensor, u: Tensor, k: Tensor) -> Tensor:
-        """(s − a ∇u)/√a of points, two rows each; its mean square is that of R/2."""
+        """(s − a ∇u)/√a of points, two rows each, in units with which its mean square is that of R."""
         gap = torch.cat([s[:, 0] - k * u[1], s[:, 1] - k * u[2]], -1)
         return gap * torch.cat([k, k], -1).mul(0.05 * self.unit**2 / self.middle).rsqrt()
 

@@ -158,7 +158,7 @@ def predict(
         InputError: no draws, another delta, a discrepancy of another observable.
     """
     if draws < 1 or (isinstance(delta, str) and delta != "labels"):
-        expected, fix = 'draws >= 1 and delta a number or "labels"', "Correct them"
+        expected, fix = 'draws >= 1, delta a number, a `Discrepancy` or "labels"', "Correct them"
         raise InputError(message("predict", expected, f"{draws} and {delta}", fix))
     if isinstance(delta, Discrepancy) and delta.of != of:
         fix = "Fit one to this observable"

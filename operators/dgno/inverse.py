@@ -47,8 +47,8 @@ def sensors(
     Raises:
         InputError: more sensors than points, values at other points.
     """
-    several = u.ndim <= 2 and u.shape[-1] % len(x) == 0
-    if u.numel() != len(x) and not several:
+    several = len(x) > 0 and u.ndim in (1, 2) and u.shape[-1] % len(x) == 0
+    if u.numel() == 0 or (u.numel() != len(x) and not several):
         fix = "Give one solution at these points"
         raise InputError(message("sensors", f"{len(x)} values, or (C, {len(x)})", u, fix))
     u = u.reshape(-1, len(x))
