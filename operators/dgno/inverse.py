@@ -133,10 +133,15 @@ class Posterior:
         if isinstance(observed, (Observation, Target)):
             observed = [observed]
         names = ("solution", "input", *model.problem.observables)
-        wrong = [o for o in observed if isinstance(o, Observation) and o.of not in names]
-        if not observed or wrong or any(not bool((_deviations(o) > 0).all()) for o in observed):
-            expected = f"observations with sigma > 0 of one of {names}"
-            raise InputError(message("Posterior", expected, f"{len(observed)} of them", "Correct"))
+        if not observed:
+            raise InputError(message("Posterior", "observations", "none", "Give one, or more"))
+        for k, o in enumerate(observed):
+            known = isinstance(o, Target) or o.of in names
+            if not known or not bool((_deviations(o) > 0).all()):
+                expected = f"observations with sigma > 0 of one of {names}"
+                got = f"sigma {o.sigma}" if known else f"{o.of!r}"
+                fix = f"Correct number {k + 1} of {len(observed)}"
+                raise InputError(message("Posterior", expected, got, fix))
         if prior.latent != model.config.latent:
             expected, fix = (
                 f"a prior of {model.config.latent} entries",

@@ -158,6 +158,12 @@ def test_posteriors_that_are_refused(known):
         Posterior(model, prior, [dataclasses.replace(seen, sigma=torch.ones(3))])
     with pytest.raises(InputError, match="sigma > 0"):
         Posterior(model, prior, dataclasses.replace(seen, sigma=torch.zeros(20)))
+    with pytest.raises(InputError, match="got 'speed'. Correct number 2 of 2"):
+        Posterior(model, prior, [seen, dataclasses.replace(seen, of="speed")])
+    pair = Observation(x[:20], torch.zeros(20), 0.1)
+    assert sensors(x, torch.zeros(2, 64) + 1.0, 20, 25.0).value.shape == (40,)
+    with pytest.raises(InputError, match="values"):  # of two components, for a field of one
+        Posterior(model, prior, dataclasses.replace(pair, value=torch.zeros(40)))
     with pytest.raises(InputError, match=r"points \(n, 2\)"):
         Posterior(model, prior, Observation(torch.rand(20, 3), seen.value, 0.1))
     posterior = Posterior(model, prior, seen)

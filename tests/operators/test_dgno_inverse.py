@@ -74,7 +74,7 @@ def test_posterior_of_a_linear_decoder_is_normal(generator):
     ratio = torch.cov(flat.T).diagonal() / torch.linalg.inv(H).diagonal()
     assert 0.8 < float(ratio.min()) and float(ratio.max()) < 1.25
     assert 0.6 < found.acceptance < 0.99 and float(found.spread.max()) < 1.1
-    with pytest.raises(InputError, match="sigma"):
+    with pytest.raises(InputError, match="expected observations; got none"):
         Posterior(model, prior, [])
     with pytest.raises(InputError, match="values"):
         Linear(model, prior, [Observation(x, value[:-1], sigma)])
