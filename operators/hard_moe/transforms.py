@@ -79,11 +79,12 @@ class _Found(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
+        ctx.count = len(inputs)
         ctx.mark_non_differentiable(*output)
 
     @staticmethod
     def backward(ctx, *grads):
-        return (None,) * 64
+        return (None,) * ctx.count
 
     @staticmethod
     def vmap(info, in_dims, solve, rebuild, names, start, *tensors):
