@@ -9,8 +9,10 @@ import argparse
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from dgno_cases import PHASES, generator, inputs, reference
+from PIL import Image
 from rheograd.assets import card
 from rheograd.operators.dgno import (
     Observation,
@@ -22,6 +24,7 @@ from rheograd.operators.dgno import (
 )
 from rheograd.viz.plots import figure, save_figure
 from rheograd.viz.theme import LIGHT
+from strips import save_small
 
 
 def panels(size: tuple[float, float], count: int) -> tuple:
@@ -130,12 +133,10 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=Path("docs/images"))
     given = arguments.parse_args()
     torch.set_num_threads(1)
-    from PIL import Image
-
     for name, picture in (("phases", phases), ("stokes", stokes)):
         picture(given.out)
         file = given.out / f"dgno-{name}.png"
-        Image.open(file).quantize(256).save(file, optimize=True)
+        save_small(np.asarray(Image.open(file).convert("RGB")), file)
 
 
 if __name__ == "__main__":
