@@ -13,7 +13,7 @@ import time
 import numpy as np
 import torch
 from dgno_cases import PHASES, Data, generator, sensed
-from rheograd.operators.dgno import pixel_accuracy, relative_error
+from rheograd.operators.dgno import darcy_solutions, pixel_accuracy, relative_error
 from rheograd.sim.grid.pdes import GaussianField, Grid, two_phases
 from scipy.linalg import solveh_banded
 
@@ -44,7 +44,10 @@ class ExactPosterior:
         self.field = GaussianField(grid, 8.0, 4.0 / length, basis="neumann")
 
     def solution(self, a: np.ndarray) -> np.ndarray:
-        """u at cell centres, (n, n) → (n²,): harmonic means between cells, u = 0 at the walls."""
+        """u at cell centres, (n, n) → (n²,): harmonic means between cells, u = 0 at the walls.
+
+        As `darcy_solutions(fine=1)`, one field at a time by a banded factor: a quarter of its time.
+        """
         n = self.n
         kx = 2 * a[1:] * a[:-1] / (a[1:] + a[:-1])
         ky = 2 * a[:, 1:] * a[:, :-1] / (a[:, 1:] + a[:, :-1])
@@ -127,7 +130,11 @@ def exact(known: Data, count: int, decibels: float, fields: int, steps: int) -> 
     start = time.process_time()
     for k in range(fields):
         at, value, noise = sensed(known, k, count, decibels)
-        a, u, told = ExactPosterior(at, value, noise).run(4, steps, generator(k))
+        chains = ExactPosterior(at, value, noise)
+        field = known.unseen[k]
+        found = torch.as_tensor(chains.solution(field[0].double().numpy())).float()
+        assert relative_error(found[None], darcy_solutions(field[None], fine=1)) < 1e-5
+        a, u, told = chains.run(4, steps, generator(k))
         mean_a, mean_u = (torch.as_tensor(v.mean(0)).float() for v in (a, u))
         truth = known.unseen[k].flatten()
         middle = math.sqrt(PHASES[0] * PHASES[1])

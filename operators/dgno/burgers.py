@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 from ...sim.grid.pdes import Grid
-from .csrbf import Particles, TestFunctions
+from .csrbf import Particles, TestFunctions, jittered
 from .problem import Decode, FieldSpec, Problem
 from .scattered import Scattered
 
@@ -109,12 +109,9 @@ class Burgers1D(Problem):
     def sample(self, generator: torch.Generator | None, like: Tensor) -> Particles:
         options = {"dtype": like.dtype, "device": like.device}
         if self.form == "energy":
-            place = "cpu" if generator is None else generator.device
-            n = max(1, round(math.sqrt(self.count)))
-            cells = torch.cartesian_prod(*[torch.arange(n, device=place)] * 2)
-            x = (cells + torch.rand(n * n, 2, generator=generator, device=place)) / n
-            x = (x * x.new_tensor([2.0, 1.0]) - x.new_tensor([1.0, 0.0])).to(**options)[:, None]
-            return Particles(x, x.new_ones(1), torch.zeros_like(x[..., :1]))
+            side = max(1, round(math.sqrt(self.count)))
+            corners = torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 1.0])
+            return Particles.single(jittered((side, side), *corners, generator).to(**options))
         return self.tests.sample(
             self.count, (-1.0, 0.0), (1.0, 1.0), self.radius, generator, **options
         )
@@ -134,6 +131,7 @@ class Burgers1D(Problem):
             return r / self.speed
         if a is None:
             a = self.inputs(decode, self.grid.points(r).reshape(-1, 1))
+        # The root has no slope where a decoded frame is at rest; SLOW is far above this floor.
         own = a.flatten(1).square().mean(1, keepdim=True).clamp_min(1e-30).sqrt()
         return r / (own + SLOW * self.speed)
 

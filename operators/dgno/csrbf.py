@@ -28,6 +28,7 @@ __all__ = [
     "Particles",
     "TestFunctions",
     "bump",
+    "jittered",
     "raised_cosine",
     "wendland",
     "wendland_power",
@@ -117,6 +118,11 @@ class Particles:
     gradient: Tensor
     """g, (n, q, axes) [1/m], one component for each axis in which test functions vary."""
 
+    @classmethod
+    def single(cls, x: Tensor) -> Particles:
+        """Points (n, D) without test functions: particles of one point each."""
+        return cls(x[:, None], x.new_ones(1), torch.zeros_like(x)[:, None])
+
     @property
     def points(self) -> Tensor:
         """All points, (n·q, D)."""
@@ -133,6 +139,24 @@ class Particles:
             for a, v in enumerate(s)
         ]
         return torch.stack(parts).sum(0)
+
+
+def jittered(
+    counts: Sequence[int], lower: Tensor, upper: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """A random point in each box of a grid, (Π counts, D): means have less noise than over points
+    anywhere.
+
+    Args:
+        counts: boxes per axis.
+        lower, upper: corners of all of them (D,) [m].
+        generator: of places.
+    """
+    place = "cpu" if generator is None else generator.device
+    n = torch.tensor([int(k) for k in counts], device=place)
+    corners = torch.cartesian_prod(*(torch.arange(int(k), device=place) for k in n))
+    x = (corners + torch.rand(corners.shape, generator=generator, device=place)) / n
+    return lower.to(x) + x * (upper - lower).to(x)
 
 
 class TestFunctions:

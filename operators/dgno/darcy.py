@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 from .cell_input import CellInput, sine_mollifier
-from .csrbf import Particles, TestFunctions
+from .csrbf import Particles, TestFunctions, jittered
 from .problem import Decode, FieldSpec
 
 __all__ = ["FORMS", "Darcy2D", "sine_mollifier"]
@@ -95,15 +95,13 @@ class Darcy2D(CellInput):
         if self.form in ("primal", "mixed"):
             ends = ((0.0, 0.0), (1.0, 1.0))
             return self.tests.sample(self.count, *ends, self.radius, generator, **options)
-        place = "cpu" if generator is None else generator.device
-        k = max(1, round(math.sqrt(self.count)))
-        count = k * k if self.form == "energy" else self.count
-        x = torch.rand(count, 1, 2, generator=generator, device=place)
         if self.form == "energy":
-            corner = torch.arange(k, device=place)
-            x = (torch.cartesian_prod(corner, corner)[:, None] + x) / k
-        x = x.to(**options)
-        return Particles(x, x.new_ones(1), x.new_zeros(*x.shape))
+            side = max(1, round(math.sqrt(self.count)))
+            x = jittered((side, side), torch.zeros(2), torch.ones(2), generator)
+        else:
+            place = "cpu" if generator is None else generator.device
+            x = torch.rand(self.count, 2, generator=generator, device=place)
+        return Particles.single(x.to(**options))
 
     def residuals(self, decode: Decode, where: Particles, a: Tensor | None) -> dict[str, Tensor]:
         f, unit = self.forcing, self.unit

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...sim.core.errors import InputError, message
 from ...sim.grid.pdes import Grid
-from .csrbf import Particles, TestFunctions
+from .csrbf import Particles, TestFunctions, jittered
 from .problem import Decode, FieldSpec, Problem
 from .scattered import Scattered
 
@@ -140,8 +140,7 @@ class StokesCylinder(Problem):
             )
         else:
             x, weight = (v.to(**options) for v in self._inside(generator))
-            one = x.new_ones(1)
-            particles = Particles(x[:, None], one, torch.zeros_like(x)[:, None])
+            particles = Particles.single(x)
         place = "cpu" if generator is None else generator.device
         n = max(self.count // 4, 8)
         r = torch.rand(4, n, generator=generator, device=place).to(**options)
@@ -164,9 +163,7 @@ class StokesCylinder(Problem):
         for fine, start, end in ((False, *whole), (True, low, high)):
             squares = (NEAR if fine else 1 - NEAR) * self.count
             n = ((end - start) * (squares / (end - start).prod()).sqrt()).round().clamp(min=1)
-            corners = torch.cartesian_prod(*(torch.arange(int(k), device=place) for k in n))
-            x = torch.rand(corners.shape, generator=generator, device=place)
-            x = start + (corners + x) * (end - start) / n
+            x = jittered(n.tolist(), start, end, generator)
             near = ((x > low) & (x < high)).all(1)
             x = x[(near == fine) & (self.distance(x) > 0)]
             parts.append((x, ((end - start) / n).prod().expand(len(x))))

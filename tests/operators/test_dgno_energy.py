@@ -13,10 +13,12 @@ from rheograd.operators.dgno import (
     Observation,
     Posterior,
     StokesCylinder,
+    burgers_inputs,
     darcy_fluxes,
     darcy_inputs,
     darcy_solutions,
     energy_bounds,
+    inflows,
     relative_error,
 )
 from rheograd.operators.dgno.csrbf import Particles
@@ -135,11 +137,21 @@ def test_every_square_has_a_point():
     assert float((x - again).abs().max()) > 0.05
 
 
-def test_gradient_of_the_loss(generator):
+@pytest.mark.parametrize("name", ["darcy", "stokes", "burgers", "burgers relative"])
+def test_gradient_of_the_loss(name, generator):
     """Taylor test in all weights at fixed points."""
-    problem = Darcy2D((8, 8), "energy", PHASES, count=9)
+    if name == "darcy":
+        problem, a = (
+            Darcy2D((8, 8), "energy", PHASES, count=9),
+            darcy_inputs(2, 8, PHASES, generator=generator),
+        )
+    elif name == "stokes":
+        problem, a = StokesCylinder(16, form="energy", count=12), inflows(2, 16, generator)
+    else:
+        problem = Burgers1D(32, form="energy", count=9, relative=name != "burgers")
+        a = burgers_inputs(2, 32, generator)
+    a = a.double()
     model = DGNO(problem, DGNOConfig(**SMALL), generator=generator).double()
-    a = darcy_inputs(2, 8, PHASES, generator=generator).double()
     model.fit_scales(a)
     start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
