@@ -116,18 +116,24 @@ def refinement(name: str, points: int, sweeps: int, steps: int, folder: Path) ->
 
 
 @torch.no_grad()
-def diffusing(D: float, data: SorptionData, substeps: int, file: Path) -> SorptionData:
+def diffusing(
+    D: float, data: SorptionData, substeps: int, file: Path | None = None
+) -> SorptionData:
     """The same first frames with another diffusivity, kept in a file."""
     grid, dt = data.pde.grid, data.pde.dt
-    if not file.exists():
+    if file is not None and file.exists():
+        u = torch.load(file)
+    else:
         fine = DiffusionSorption(grid, dt / substeps, diffusivity=D)
         state, frames = fine.initial_state(data.u0[:, None]), [data.u0]
         for _ in range(data.u.shape[1] - 1):
             for _ in range(substeps):
                 state = fine.step(state)
             frames.append(state.u[:, 0])
-        torch.save(torch.stack(frames, 1), file)
-    return SorptionData(DiffusionSorption(grid, dt, diffusivity=D), data.u0, torch.load(file))
+        u = torch.stack(frames, 1)
+        if file is not None:
+            torch.save(u, file)
+    return SorptionData(DiffusionSorption(grid, dt, diffusivity=D), data.u0, u)
 
 
 @torch.no_grad()

@@ -15,13 +15,13 @@ import json
 from pathlib import Path
 
 import torch
+from hard_moe_fits import diffusing
 from hard_moe_training import POINTS, RATE, SIZES, STAGES, generator, held_out, kept, shape
 from results import FOLDER, machine
 from rheograd.assets import shipped
 from rheograd.operators.hard_moe import (
     HardOperator,
     IntegralProblem,
-    SorptionData,
     StepProblem,
     evaluate,
     load_hard,
@@ -60,26 +60,13 @@ def measured(file: Path, folder: Path, others: bool = True) -> dict[str, float]:
         error = evaluate(other, held_out(size, kind, folder), generator(5))["relative_l2"]
         out[f"relative L2, {kind} first frames, {size}"] = error
     for D in DIFFUSIVITIES if others else ():
-        other = diffusing(D, data)
+        other = diffusing(D, data, SIZES[SIZE][2])
         operator = load_hard(file, problem=IntegralProblem(other.pde, shape(SIZE)[1]))
         out[f"relative L2, D = {D:g} m²/s"] = evaluate(operator, other, generator(5))["relative_l2"]
         out[f"distance of those solutions from D = 0.0005 m²/s, D = {D:g} m²/s"] = float(
             relative_l2(data.u[:, None], other.u[:, None]).mean()
         )
     return out
-
-
-@torch.no_grad()
-def diffusing(D: float, data: SorptionData) -> SorptionData:
-    """The same first frames with another diffusivity."""
-    grid, dt, substeps = data.pde.grid, data.pde.dt, SIZES[SIZE][2]
-    fine = DiffusionSorption(grid, dt / substeps, diffusivity=D)
-    state, frames = fine.initial_state(data.u0[:, None]), [data.u0]
-    for _ in range(data.u.shape[1] - 1):
-        for _ in range(substeps):
-            state = fine.step(state)
-        frames.append(state.u[:, 0])
-    return SorptionData(DiffusionSorption(grid, dt, diffusivity=D), data.u0, torch.stack(frames, 1))
 
 
 def main() -> None:
